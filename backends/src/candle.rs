@@ -1,0 +1,71 @@
+//! The executor that runs the reference model on the CPU through candle.
+//!
+//! Invariant: the executor keeps nothing of a request between steps but what is in the KV cache;
+//! the scheduler's block tables say what that is. A panic inside the model is a device error, not
+//! the end of the engine.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use models::{BLOCK_TOKENS, KvCache, Llama, SequenceStep, sample};
+
+use crate::engine::{Batch, Capacity, DeviceError, Executor, StepOutput};
+
+/// The model, its cache, and how much of a step it takes at once.
+#[derive(Debug)]
+pub struct CandleExecutor {
+    model: Llama,
+    cache: KvCache,
+    capacity: Capacity,
+}
+
+impl CandleExecutor {
+    /// Holds `capacity.blocks` blocks of keys and values; memory is committed as it is used.
+    pub fn new(model: Llama, capacity: Capacity) -> Self {
+        let cache = KvCache::new(model.config(), capacity.blocks as usize);
+        let max_context = capacity.max_context.min(model.config().context);
+        Self { model, cache, capacity: Capacity { max_context, ..capacity } }
+    }
+
+    fn run(&mut self, batch: &Batch) -> Result<StepOutput, DeviceError> {
+        let steps: Vec<_> = batch
+            .rows
+            .iter()
+            .map(|row| SequenceStep {
+                tokens: &batch.tokens[row.tokens.clone()],
+                start: row.start,
+                blocks: &batch.blocks[row.blocks.clone()],
+                logits: row.sample.is_some(),
+            })
+            .collect();
+        let logits = self
+            .model
+            .forward(&mut self.cache, &steps)
+            .map_err(|error| DeviceError(error.to_string()))?;
+        let samples = batch.rows.iter().filter_map(|row| row.sample.as_ref());
+        let tokens = samples
+            .enumerate()
+            .map(|(index, wanted)| sample(logits.row(index), &wanted.params, wanted.output_index))
+            .collect();
+        Ok(StepOutput { tokens })
+    }
+}
+
+impl Executor for CandleExecutor {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    async fn step(&mut self, batch: &Batch) -> Result<StepOutput, DeviceError> {
+        catch_unwind(AssertUnwindSafe(|| self.run(batch))).unwrap_or_else(|panic| {
+            let words = panic.downcast_ref::<String>().map(String::as_str);
+            let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(DeviceError(format!("the model panicked: {}", words.unwrap_or("no message"))))
+        })
+    }
+}
+
+/// Blocks that fit into `bytes` of KV memory.
+pub fn blocks_for(bytes: u64, model: &Llama) -> u32 {
+    let per_block = KvCache::bytes_per_block(model.config()).max(BLOCK_TOKENS) as u64;
+    u32::try_from(bytes / per_block).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,194 @@
+//! The request-level seam: what a backend is asked, and what it answers.
+//!
+//! Invariant: a stream carries at most one [`EventKind::Sent`], then at most one
+//! [`EventKind::Admitted`], then content, then exactly one [`EventKind::Finished`] or
+//! [`EventKind::Failed`]; instants never decrease. A stream that ends without its last event means
+//! that the backend died, and the reader must count it as failed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use models::{Message, SamplingParams};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::clock::{Clock, Nanos};
+
+/// Anything that turns a prompt into a stream of timed tokens.
+pub trait Backend: Send + Sync {
+    /// What is under test; copied into the report. Called once, before the run.
+    fn describe(&self) -> SystemInfo;
+    /// The clock its events are stamped with. The harness runs on this clock.
+    fn clock(&self) -> &Clock;
+    /// Starts a request. Never blocks and never fails: every failure is an event. Dropping the
+    /// stream cancels the request.
+    fn submit(&self, request: Request) -> TokenStream;
+    /// For live progress, a few times a second.
+    fn gauges(&self) -> Gauges {
+        Gauges::default()
+    }
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What is to be answered.
+    pub prompt: Prompt,
+    /// Output tokens at most; exactly, with `ignore_eos`.
+    pub max_tokens: u32,
+    /// Go on past the end-of-sequence token.
+    pub ignore_eos: bool,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+}
+
+/// A prompt in both forms: engines in this process read the tokens, servers the messages.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    /// Token ids after the chat template.
+    pub tokens: Arc<[u32]>,
+    /// The conversation.
+    pub messages: Arc<[Message]>,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct TokenStream(mpsc::UnboundedReceiver<Event>);
+
+impl TokenStream {
+    /// A stream and its sending end.
+    pub fn channel() -> (mpsc::UnboundedSender<Event>, Self) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (sender, Self(receiver))
+    }
+
+    /// The next event; `None` after the last.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.0.recv().await
+    }
+}
+
+/// Something happened to a request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// When: after the socket read or the device step, before any parsing.
+    pub at: Nanos,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EventKind {
+    /// The first byte is about to be handed to the transport (in-process: to the engine).
+    Sent,
+    /// The engine took the request from its queue.
+    Admitted {
+        /// Prompt tokens found in the prefix cache.
+        cached_tokens: u32,
+    },
+    /// One output token of an engine in this process.
+    Token(u32),
+    /// One content event of a server.
+    Text {
+        /// Content, reasoning or tool text.
+        text: String,
+        /// It came with the same read as the content before it.
+        coalesced: bool,
+    },
+    /// The answer is complete.
+    Finished {
+        /// Why it ended.
+        reason: FinishReason,
+        /// The backend's own token counts, if it gives them.
+        usage: Option<Usage>,
+    },
+    /// The request failed.
+    Failed(Failure),
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// End-of-sequence token or stop string.
+    Stop,
+    /// `max_tokens` or the context limit.
+    Length,
+    /// Anything else a server may say.
+    Other,
+}
+
+/// Token counts of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Prompt tokens.
+    pub input_tokens: u64,
+    /// Of these, found in a prefix cache, if told.
+    pub cached_tokens: Option<u64>,
+    /// Output tokens.
+    pub output_tokens: u64,
+}
+
+/// A failed request. Failures are data: they are counted by cause and never end a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The class it is counted under.
+    pub cause: FailureCause,
+    /// In words.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure and its description.
+    pub fn new(cause: FailureCause, message: impl Into<String>) -> Self {
+        Self { cause, message: message.into() }
+    }
+}
+
+/// The closed set of causes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FailureCause {
+    /// No connection could be made.
+    Connect,
+    /// Not finished in time.
+    Timeout,
+    /// A status other than 200.
+    HttpStatus(u16),
+    /// The connection broke in mid-stream.
+    Reset,
+    /// The stream ended without a finish.
+    Truncated,
+    /// Not valid SSE, JSON or UTF-8.
+    BadStream,
+    /// Refused by an admission limit.
+    Rejected,
+    /// The engine failed.
+    Engine,
+}
+
+/// What is under test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SystemInfo {
+    /// `engine`, `simulated` or `http`.
+    pub kind: String,
+    /// Device in words.
+    pub device: String,
+    /// Details that differ by backend.
+    pub details: BTreeMap<String, String>,
+}
+
+/// What a backend can tell about itself while it runs. Unknown is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Gauges {
+    /// Requests waiting for admission.
+    pub waiting: Option<u32>,
+    /// Sequences in the batch.
+    pub running: Option<u32>,
+    /// KV blocks in use.
+    pub used_blocks: Option<u32>,
+    /// KV blocks in all.
+    pub total_blocks: Option<u32>,
+    /// Preemptions so far.
+    pub preemptions: Option<u64>,
+}

@@ -1,0 +1,194 @@
+//! The chat-completions dialect: the request body, and what one streamed chunk says.
+//!
+//! Invariant: a chunk counts as content only if it carries text of any kind (content, reasoning or
+//! tool arguments); a role alone or an empty string does not. It does no input or output.
+
+use models::Message;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::contract::{FinishReason, Request, Usage};
+
+/// The JSON body of a streaming chat completion. `extra` is merged in last and wins.
+pub(super) fn request_body(request: &Request, model: &str, extra: &Map<String, Value>) -> Vec<u8> {
+    let sampling = &request.sampling;
+    let body = Body {
+        model,
+        messages: &request.prompt.messages,
+        stream: true,
+        stream_options: StreamOptions { include_usage: true },
+        max_tokens: request.max_tokens,
+        temperature: sampling.temperature,
+        top_p: sampling.top_p,
+        top_k: sampling.top_k,
+        seed: sampling.seed & 0x7FFF_FFFF,
+        ignore_eos: request.ignore_eos,
+    };
+    let mut value = serde_json::to_value(body).expect("a body is plain data");
+    if let Value::Object(fields) = &mut value {
+        fields.extend(extra.clone());
+        if !request.ignore_eos {
+            fields.remove("ignore_eos");
+        }
+    }
+    value.to_string().into_bytes()
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    model: &'a str,
+    messages: &'a [Message],
+    stream: bool,
+    stream_options: StreamOptions,
+    max_tokens: u32,
+    temperature: f32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<u32>,
+    seed: u64,
+    ignore_eos: bool,
+}
+
+#[derive(Serialize)]
+struct StreamOptions {
+    include_usage: bool,
+}
+
+/// What one event of the stream says.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Chunk {
+    /// Output text, possibly empty.
+    pub(super) text: String,
+    /// Set in the chunk that ends the answer.
+    pub(super) finish: Option<FinishReason>,
+    /// Set in the usage chunk.
+    pub(super) usage: Option<Usage>,
+    /// The server reports an error in the stream.
+    pub(super) error: Option<String>,
+}
+
+/// Reads one event.
+pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, serde_json::Error> {
+    let raw: RawChunk = serde_json::from_slice(data)?;
+    let mut chunk = Chunk { usage: raw.usage.map(Usage::from), ..Chunk::default() };
+    chunk.error = raw.error.map(|error| match error {
+        Value::String(message) => message,
+        other => other.get("message").and_then(Value::as_str).map_or_else(
+            || other.to_string(),
+            ToOwned::to_owned,
+        ),
+    });
+    for choice in raw.choices.unwrap_or_default() {
+        if let Some(delta) = choice.delta {
+            let texts = [delta.content, delta.reasoning_content, delta.reasoning];
+            texts.into_iter().flatten().for_each(|text| chunk.text.push_str(&text));
+            for call in delta.tool_calls.unwrap_or_default() {
+                let Some(function) = call.function else { continue };
+                let texts = [function.name, function.arguments];
+                texts.into_iter().flatten().for_each(|text| chunk.text.push_str(&text));
+            }
+        }
+        chunk.finish = chunk.finish.or_else(|| match choice.finish_reason.as_deref() {
+            None => None,
+            Some("stop") => Some(FinishReason::Stop),
+            Some("length") => Some(FinishReason::Length),
+            Some(_) => Some(FinishReason::Other),
+        });
+    }
+    Ok(chunk)
+}
+
+#[derive(Deserialize)]
+struct RawChunk {
+    choices: Option<Vec<RawChoice>>,
+    usage: Option<RawUsage>,
+    error: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct RawChoice {
+    delta: Option<RawDelta>,
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawDelta {
+    content: Option<String>,
+    reasoning_content: Option<String>,
+    reasoning: Option<String>,
+    tool_calls: Option<Vec<RawToolCall>>,
+}
+
+#[derive(Deserialize)]
+struct RawToolCall {
+    function: Option<RawFunction>,
+}
+
+#[derive(Deserialize)]
+struct RawFunction {
+    name: Option<String>,
+    arguments: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawUsage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    prompt_tokens_details: Option<RawDetails>,
+}
+
+#[derive(Deserialize)]
+struct RawDetails {
+    cached_tokens: Option<u64>,
+}
+
+impl From<RawUsage> for Usage {
+    fn from(raw: RawUsage) -> Self {
+        Self {
+            input_tokens: raw.prompt_tokens,
+            cached_tokens: raw.prompt_tokens_details.and_then(|details| details.cached_tokens),
+            output_tokens: raw.completion_tokens,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Chunk {
+        Chunk { text: text.into(), ..Chunk::default() }
+    }
+
+    #[test]
+    fn chunks_say_what_they_say() {
+        let usage = Usage { input_tokens: 3, cached_tokens: Some(2), output_tokens: 5 };
+        let cases = [
+            (r#"{"choices":[{"delta":{"role":"assistant"}}]}"#, text("")),
+            (r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#, text("")),
+            (r#"{"choices":[{"delta":{"content":"你"},"finish_reason":null}]}"#, text("你")),
+            (r#"{"choices":[{"delta":{"reasoning_content":"想"}}]}"#, text("想")),
+            (
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\""}}]}}]}"#,
+                text("{\""),
+            ),
+            (
+                r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
+                Chunk { finish: Some(FinishReason::Length), ..Chunk::default() },
+            ),
+            (
+                r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":2}}}"#,
+                Chunk { usage: Some(usage), ..Chunk::default() },
+            ),
+            (
+                r#"{"error":{"message":"out of memory","code":500}}"#,
+                Chunk { error: Some("out of memory".into()), ..Chunk::default() },
+            ),
+        ];
+        for (json, expected) in cases {
+            assert_eq!(parse_chunk(json.as_bytes()).expect(json), expected, "{json}");
+        }
+        assert!(parse_chunk(b"{\"choices\":").is_err());
+    }
+}

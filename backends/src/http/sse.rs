@@ -1,0 +1,117 @@
+//! Server-sent events, read incrementally.
+//!
+//! Invariant: the events found do not depend on how the bytes were split into reads
+//! (property-tested). Lines may end in LF, CRLF or CR; comments and unknown fields are skipped; a
+//! space after the colon is optional; several `data` lines make one event, joined by LF. An event
+//! that is not closed by a blank line is not an event, as the specification (WHATWG HTML §9.2.6)
+//! says. It does not look into the data.
+
+/// The reader's state between reads.
+#[derive(Debug, Default)]
+pub(super) struct SseReader {
+    line: Vec<u8>,
+    data: Vec<u8>,
+    has_data: bool,
+    /// The last byte was CR: an LF that follows belongs to it.
+    after_cr: bool,
+    /// Anything at all was read; a byte order mark may only come first.
+    started: bool,
+}
+
+const BYTE_ORDER_MARK: &[u8] = &[0xEF, 0xBB, 0xBF];
+
+impl SseReader {
+    /// Takes the bytes of one read and calls `event` with the data of each event completed by them.
+    pub(super) fn read(&mut self, bytes: &[u8], mut event: impl FnMut(&[u8])) {
+        for &byte in bytes {
+            let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');
+            match byte {
+                b'\n' if after_cr => {}
+                b'\n' | b'\r' => self.end_line(&mut event),
+                _ => self.line.push(byte),
+            }
+        }
+    }
+
+    /// Bytes of an event that was begun and not closed.
+    pub(super) fn pending(&self) -> usize {
+        self.line.len() + self.data.len()
+    }
+
+    fn end_line(&mut self, event: &mut impl FnMut(&[u8])) {
+        if !std::mem::replace(&mut self.started, true) && self.line.starts_with(BYTE_ORDER_MARK) {
+            self.line.drain(..BYTE_ORDER_MARK.len());
+        }
+        if self.line.is_empty() {
+            if std::mem::take(&mut self.has_data) {
+                event(&self.data);
+            }
+            self.data.clear();
+            return;
+        }
+        if let Some(value) = data_value(&self.line) {
+            if std::mem::replace(&mut self.has_data, true) {
+                self.data.push(b'\n');
+            }
+            self.data.extend_from_slice(value);
+        }
+        self.line.clear();
+    }
+}
+
+fn data_value(line: &[u8]) -> Option<&[u8]> {
+    match line.strip_prefix(b"data")? {
+        [] => Some(&[]),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn events(reads: &[&[u8]]) -> Vec<String> {
+        let (mut reader, mut found) = (SseReader::default(), Vec::new());
+        for bytes in reads {
+            reader.read(bytes, |data| found.push(String::from_utf8_lossy(data).into_owned()));
+        }
+        found
+    }
+
+    #[test]
+    fn reads_what_the_specification_allows() {
+        let cases: [(&str, &[&str]); 10] = [
+            ("data: a\n\ndata: b\n\n", &["a", "b"]),
+            ("data:a\r\n\r\ndata:  b\r\n\r\n", &["a", " b"]),
+            ("data: a\rdata: b\r\r", &["a\nb"]),
+            (": comment\n\ndata: a\n\n", &["a"]),
+            ("event: x\nid: 3\nretry: 5\ndata: a\n\n", &["a"]),
+            ("data\n\n", &[""]),
+            ("data: a\n", &[]),
+            ("\u{FEFF}data: a\n\n", &["a"]),
+            ("datax: a\n\n", &[]),
+            ("\n\n\ndata: 汉字\n\n", &["汉字"]),
+        ];
+        for (stream, expected) in cases {
+            assert_eq!(events(&[stream.as_bytes()]), expected, "{stream:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_of_the_bytes_gives_the_same_events(
+            parts in prop::collection::vec("(data: ?)?[a-z汉🦀:{}\" ]{0,6}(\n|\r\n|\r)", 0..30),
+            cuts in prop::collection::vec(0..400_usize, 0..20),
+        ) {
+            let stream = parts.concat();
+            let bytes = stream.as_bytes();
+            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let reads: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(events(&reads), events(&[bytes]));
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The client against a raw socket that says exactly what each case wants, byte for byte.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use models::{Message, Role, SamplingParams};
+
+use super::*;
+use crate::contract::Prompt;
+
+/// Serves each connection one scripted answer: writes the parts with a short pause between them,
+/// then closes.
+fn serve(parts: Vec<Vec<u8>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut seen = Vec::new();
+            let mut buffer = [0; 4096];
+            while !request_is_complete(&seen) {
+                let count = stream.read(&mut buffer).expect("a request");
+                seen.extend_from_slice(&buffer[..count]);
+            }
+            for part in &parts {
+                stream.write_all(part).expect("the client listens");
+                stream.flush().expect("the client listens");
+                pause();
+            }
+        }
+    });
+    format!("http://{address}/v1")
+}
+
+#[expect(clippy::disallowed_methods, reason = "a scripted server paces itself in real time")]
+fn pause() {
+    std::thread::sleep(std::time::Duration::from_millis(3));
+}
+
+fn request_is_complete(seen: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(seen).to_ascii_lowercase();
+    let Some(head) = text.find("\r\n\r\n") else { return false };
+    let length = text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+    seen.len() >= head + 4 + length.map_or(0, |value| value.trim().parse().expect("a length"))
+}
+
+fn ask(base: &str) -> Vec<EventKind> {
+    let clock = Clock::wall();
+    let config = HttpConfig {
+        base: parse_base(base).expect("an address"),
+        model: "m".into(),
+        api_key: None,
+        extra_body: Map::new(),
+    };
+    let shared = Arc::new(Shared { config, clock: clock.clone(), idle: Mutex::new(Vec::new()) });
+    let info = SystemInfo { kind: "http".into(), device: base.into(), details: BTreeMap::new() };
+    let backend = HttpBackend { shared, info };
+    let messages = [Message { role: Role::User, content: "你好".into() }];
+    let request = Request {
+        prompt: Prompt { tokens: Arc::from([1, 2, 3]), messages: Arc::from(messages) },
+        max_tokens: 5,
+        ignore_eos: true,
+        sampling: SamplingParams { temperature: 0.0, top_k: None, top_p: None, seed: 0 },
+    };
+    clock.block_on(async {
+        let mut stream = backend.submit(request);
+        let (mut kinds, mut last) = (Vec::new(), Nanos::ZERO);
+        while let Some(event) = stream.next().await {
+            assert!(event.at >= last, "instants never decrease");
+            last = event.at;
+            kinds.push(event.kind);
+        }
+        kinds
+    })
+}
+
+const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+const ROLE: &str = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n";
+const NI: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"你\"}}]}\n\n";
+const HAO: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"好\"}}]}\n\n";
+const STOP: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+const USAGE: &str =
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+
+fn parts(parts: &[&str]) -> Vec<Vec<u8>> {
+    parts.iter().map(|part| part.as_bytes().to_vec()).collect()
+}
+
+fn text(text: &str, coalesced: bool) -> EventKind {
+    EventKind::Text { text: text.into(), coalesced }
+}
+
+fn finished() -> EventKind {
+    let usage = Usage { input_tokens: 3, cached_tokens: None, output_tokens: 2 };
+    EventKind::Finished { reason: FinishReason::Stop, usage: Some(usage) }
+}
+
+#[test]
+fn a_stream_is_read_however_it_is_split() {
+    let whole = [HEAD, ROLE, NI, HAO, STOP, USAGE, DONE].concat();
+    let cut = whole.find("你").expect("it is there") + 1;
+    let cases = [
+        (parts(&[HEAD, ROLE, NI, HAO, STOP, USAGE, DONE]), false),
+        (parts(&[&whole]), true),
+        (vec![whole.as_bytes()[..cut].to_vec(), whole.as_bytes()[cut..].to_vec()], true),
+    ];
+    for (parts, coalesced) in cases {
+        let events = ask(&serve(parts));
+        let expected =
+            [EventKind::Sent, text("你", false), text("好", coalesced), finished()];
+        assert_eq!(events, expected);
+    }
+}
+
+#[test]
+fn an_end_without_done_is_fine_and_an_end_without_a_finish_is_not() {
+    let events = ask(&serve(parts(&[HEAD, NI, STOP])));
+    let finish = EventKind::Finished { reason: FinishReason::Stop, usage: None };
+    assert_eq!(events.last(), Some(&finish));
+    let events = ask(&serve(parts(&[HEAD, NI, HAO])));
+    assert_eq!(cause(&events), Some(FailureCause::Truncated));
+    assert_eq!(events.len(), 4, "what came before is kept");
+}
+
+fn cause(events: &[EventKind]) -> Option<FailureCause> {
+    match events.last() {
+        Some(EventKind::Failed(failure)) => Some(failure.cause),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_fault_has_its_cause() {
+    let chunked = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n5\r\ndata:\r\n";
+    let cases: [(&[&str], FailureCause); 7] = [
+        (&["HTTP/1.1 500 Internal Server Error\r\n\r\nboom"], FailureCause::HttpStatus(500)),
+        (&["HTTP/1.1 429 Too Many\r\nContent-Length: 0\r\n\r\n"], FailureCause::HttpStatus(429)),
+        (&["HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>"], FailureCause::BadStream),
+        (&[HEAD, NI, "data: {not json}\n\n"], FailureCause::BadStream),
+        (&[HEAD, NI, "data: {\"error\":{\"message\":\"oom\"}}\n\n"], FailureCause::Engine),
+        (&[chunked], FailureCause::Reset),
+        (&[""], FailureCause::Reset),
+    ];
+    for (script, expected) in cases {
+        assert_eq!(cause(&ask(&serve(parts(script)))), Some(expected), "{script:?}");
+    }
+    let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = nobody.local_addr().expect("an address");
+    drop(nobody);
+    assert_eq!(cause(&ask(&format!("http://{address}/v1"))), Some(FailureCause::Connect));
+}
+
+#[test]
+fn only_addresses_that_can_work_are_accepted() {
+    assert!(parse_base("http://127.0.0.1:8000/v1").is_ok());
+    for (text, part) in [
+        ("https://example.com/v1", "plain http only"),
+        ("localhost:8000", "accepted is"),
+        ("http://", "accepted is"),
+        ("ftp://h/v1", "accepted is"),
+    ] {
+        let error = parse_base(text).expect_err(text).to_string();
+        assert!(error.contains(part) && error.contains(text), "{error}");
+    }
+}

@@ -1,0 +1,24 @@
+//! Everything that yields timed tokens, and the contract it fulfils.
+//!
+//! # Layout
+//! - [`contract`]: [`Backend`], [`Request`], [`TokenStream`] and the events in it.
+//! - [`clock`]: real and virtual time.
+//! - [`engine`]: continuous batching over any device ([`engine::Executor`]).
+//! - [`candle`]: the executor that runs the reference model on the CPU.
+//! - [`sim`]: the executor that only takes the time a device would take.
+//! - [`http`]: any server that speaks the OpenAI API.
+//!
+//! A backend never sees a report, and knows nothing of workloads.
+
+pub mod candle;
+pub mod clock;
+pub mod contract;
+pub mod engine;
+pub mod http;
+pub mod sim;
+
+pub use clock::{Clock, Nanos};
+pub use contract::{
+    Backend, Event, EventKind, Failure, FailureCause, FinishReason, Gauges, Prompt, Request,
+    SystemInfo, TokenStream, Usage,
+};

@@ -1,0 +1,211 @@
+//! A device that computes nothing and takes the time a real one would, in virtual time.
+//!
+//! A step takes `max(arithmetic, memory traffic) + overhead`: arithmetic is two operations for each
+//! parameter and token plus attention; traffic is all weights once plus the cache that attention
+//! reads. The device's figures come from `backends/devices/*.toml`, each with its source.
+//!
+//! Invariant: a step's time is a pure function of the batch, the device and the model, so a run is
+//! the same on every machine. The tokens are drawn from a hash of the request's seed, and mean
+//! nothing. It is a roofline, not a calibrated simulator: no figure of it is a claim about a device.
+
+use std::collections::BTreeMap;
+
+use models::{BLOCK_TOKENS, ModelInfo};
+use serde::Deserialize;
+
+use crate::clock::{Clock, Nanos};
+use crate::engine::{Batch, Capacity, DeviceError, Executor, Sample, StepOutput};
+
+/// A device's figures.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// As price files call it.
+    pub id: String,
+    /// In words.
+    pub name: String,
+    /// Dense 16-bit arithmetic.
+    pub tflops: Figure,
+    /// Memory bandwidth, decimal GB/s.
+    pub memory_gb_per_s: Figure,
+    /// Device memory, decimal GB.
+    pub memory_gb: Figure,
+    /// Share of the arithmetic peak that serving reaches.
+    pub compute_efficiency: Figure,
+    /// Share of the bandwidth peak that serving reaches.
+    pub memory_efficiency: Figure,
+    /// Fixed time of a step: launches, scheduling, sampling.
+    pub step_overhead_us: Figure,
+}
+
+/// A number and where it is from.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figure {
+    /// The number.
+    pub value: f64,
+    /// Where it is from.
+    pub source: String,
+    /// `high`, `medium`, `low` or `assumption`.
+    pub confidence: String,
+}
+
+const DEVICES: [(&str, &str); 3] = [
+    ("h100", include_str!("../devices/h100.toml")),
+    ("h20", include_str!("../devices/h20.toml")),
+    ("ascend-910b3", include_str!("../devices/ascend-910b3.toml")),
+];
+
+/// Names of the devices that [`Device::builtin`] knows.
+pub fn device_names() -> Vec<&'static str> {
+    DEVICES.iter().map(|(name, _)| *name).collect()
+}
+
+impl Device {
+    /// A device by name; `None` for one that is not known.
+    pub fn builtin(name: &str) -> Option<Self> {
+        let (_, text) = DEVICES.iter().find(|(known, _)| *known == name)?;
+        Some(toml::from_str(text).expect("the built-in device files are tested"))
+    }
+
+    /// The figures, for the report.
+    pub fn details(&self) -> BTreeMap<String, String> {
+        let figure = |f: &Figure| format!("{} ({}; {})", f.value, f.confidence, f.source);
+        BTreeMap::from([
+            ("tflops".into(), figure(&self.tflops)),
+            ("memory_gb_per_s".into(), figure(&self.memory_gb_per_s)),
+            ("memory_gb".into(), figure(&self.memory_gb)),
+            ("compute_efficiency".into(), figure(&self.compute_efficiency)),
+            ("memory_efficiency".into(), figure(&self.memory_efficiency)),
+            ("step_overhead_us".into(), figure(&self.step_overhead_us)),
+        ])
+    }
+}
+
+/// Takes a device's time.
+#[derive(Debug)]
+pub struct SimulatedExecutor {
+    clock: Clock,
+    capacity: Capacity,
+    vocab_size: u32,
+    cost: StepCost,
+}
+
+/// The roofline of one model on one device.
+#[derive(Debug, Clone, Copy)]
+struct StepCost {
+    flop_per_s: f64,
+    bytes_per_s: f64,
+    overhead_s: f64,
+    flop_per_token: f64,
+    flop_per_token_and_context: f64,
+    weight_bytes: f64,
+    kv_bytes_per_token: f64,
+}
+
+impl SimulatedExecutor {
+    /// A device that serves `model`.
+    pub fn new(device: &Device, model: &ModelInfo, capacity: Capacity, clock: Clock) -> Self {
+        let cost = StepCost {
+            flop_per_s: device.tflops.value * 1e12 * device.compute_efficiency.value,
+            bytes_per_s: device.memory_gb_per_s.value * 1e9 * device.memory_efficiency.value,
+            overhead_s: device.step_overhead_us.value / 1e6,
+            flop_per_token: 2.0 * model.parameters as f64,
+            flop_per_token_and_context: 4.0 * (model.hidden * model.layers) as f64,
+            weight_bytes: model.weight_bytes as f64,
+            kv_bytes_per_token: model.kv_bytes_per_token as f64,
+        };
+        Self { clock, capacity, vocab_size: model.vocab_size as u32, cost }
+    }
+}
+
+impl StepCost {
+    fn step(&self, batch: &Batch) -> Nanos {
+        let (mut flop, mut bytes) = (0.0, self.weight_bytes);
+        for row in &batch.rows {
+            let (tokens, start) = (row.tokens.len() as f64, row.start as f64);
+            let context = tokens * (start + (tokens + 1.0) / 2.0);
+            flop += tokens * self.flop_per_token + context * self.flop_per_token_and_context;
+            bytes += (start + 2.0 * tokens) * self.kv_bytes_per_token;
+        }
+        let busy = (flop / self.flop_per_s).max(bytes / self.bytes_per_s);
+        Nanos::from_secs_f64(busy + self.overhead_s)
+    }
+}
+
+impl Executor for SimulatedExecutor {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    async fn step(&mut self, batch: &Batch) -> Result<StepOutput, DeviceError> {
+        self.clock.sleep(self.cost.step(batch)).await;
+        let draw = |sample: &Sample| {
+            // Skips the ids below 16, among which the special tokens are.
+            let mixed = mix(sample.params.seed ^ mix(sample.output_index));
+            16 + (mixed % u64::from(self.vocab_size.max(17) - 16)) as u32
+        };
+        let tokens = batch.rows.iter().filter_map(|row| row.sample.as_ref().map(draw)).collect();
+        Ok(StepOutput { tokens })
+    }
+}
+
+/// The finaliser of `SplitMix64`: a fixed, portable hash.
+fn mix(value: u64) -> u64 {
+    let mut z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Blocks that fit into `bytes` of KV memory.
+pub fn blocks_for(bytes: u64, model: &ModelInfo) -> u32 {
+    let per_block = model.kv_bytes_per_token * BLOCK_TOKENS as u64;
+    u32::try_from(bytes / per_block.max(1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_devices_are_well_formed() {
+        for name in device_names() {
+            let device = Device::builtin(name).expect("it is listed");
+            for (key, figure) in device.details() {
+                assert!(!figure.contains("(; "), "{name}: {key} has no confidence");
+            }
+            assert!(device.tflops.value > 1.0 && device.memory_gb_per_s.value > 10.0, "{name}");
+            for share in [&device.compute_efficiency, &device.memory_efficiency] {
+                assert!((0.05..=1.0).contains(&share.value), "{name}: {}", share.value);
+            }
+        }
+        assert_eq!(Device::builtin("abacus"), None);
+    }
+
+    #[test]
+    fn decode_is_bound_by_memory_and_prefill_by_arithmetic() {
+        let cost = StepCost {
+            flop_per_s: 1e12,
+            bytes_per_s: 1e11,
+            overhead_s: 1e-3,
+            flop_per_token: 2e9,
+            flop_per_token_and_context: 0.0,
+            weight_bytes: 1e9,
+            kv_bytes_per_token: 0.0,
+        };
+        let batch_of = |tokens: usize| {
+            let mut batch = Batch { tokens: vec![0; tokens], ..Batch::default() };
+            batch.rows.push(crate::engine::Row {
+                sequence: crate::engine::SequenceId(0),
+                tokens: 0..tokens,
+                blocks: 0..0,
+                start: 0,
+                sample: None,
+            });
+            batch
+        };
+        assert_eq!(cost.step(&batch_of(1)), Nanos(11_000_000), "10 ms of weights + 1 ms");
+        assert_eq!(cost.step(&batch_of(100)), Nanos(201_000_000), "200 ms of arithmetic + 1 ms");
+    }
+}

@@ -1,0 +1,112 @@
+//! The command line: one file for each command. The only place that prints.
+//!
+//! Invariant: data goes to standard output, everything else to standard error; exit codes are those
+//! of the contract (0 done and VALID, 1 INVALID, 2 a mistake or an I/O error, 130 interrupted).
+
+mod generate;
+mod models;
+mod report;
+mod run;
+mod workloads;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// What does a chatbot query, and a million tokens, cost on this chip, at a latency users accept?
+#[derive(Debug, Parser)]
+#[command(name = "weighbridge", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure a target under load and write a report
+    Run(run::RunArgs),
+    /// One reply from the built-in engine
+    Generate(generate::GenerateArgs),
+    /// List, fetch and find models
+    Models(models::ModelsArgs),
+    /// List and describe workloads
+    Workloads(workloads::WorkloadsArgs),
+    /// Render a result folder again from its report.json
+    Report(report::ReportArgs),
+    /// Print shell completions
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a command ended, short of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Done; for a run: VALID.
+    Done,
+    /// The measurement is INVALID.
+    Invalid,
+    /// Stopped by the user.
+    Interrupted,
+}
+
+impl Cli {
+    /// Runs the command; errors are printed.
+    pub fn run(self) -> ExitCode {
+        let filter = tracing_subscriber::EnvFilter::try_from_env("WEIGHBRIDGE_LOG")
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+        let ended = match self.command {
+            Command::Run(args) => run::run(&args),
+            Command::Generate(args) => generate::run(&args),
+            Command::Models(args) => models::run(&args),
+            Command::Workloads(args) => workloads::run(&args),
+            Command::Report(args) => report::run(&args),
+            Command::Completions { shell } => completions(shell),
+        };
+        match ended {
+            Ok(Ending::Done) => ExitCode::SUCCESS,
+            Ok(Ending::Invalid) => ExitCode::from(1),
+            Ok(Ending::Interrupted) => ExitCode::from(130),
+            Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+            Err(error) => {
+                note(&format!("error: {error:#}"));
+                ExitCode::from(2)
+            }
+        }
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<Ending> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "weighbridge", &mut script);
+    print(&String::from_utf8_lossy(&script))?;
+    Ok(Ending::Done)
+}
+
+/// A reader that has seen enough, such as `head`, is no error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Data, to standard output.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// A word to the user, to standard error.
+#[expect(clippy::print_stderr, reason = "the one place that writes to standard error")]
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}
+
+/// May standard output have colour?
+fn wants_colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}

@@ -1,0 +1,171 @@
+//! From what a run left behind to its report.
+//!
+//! Invariant: every figure comes from the records or the plan; nothing is measured here. Secrets
+//! (API keys) are not in the plan's scenario, so they cannot get into a report.
+
+use std::collections::BTreeMap;
+
+use reports::schema::{
+    ClientError, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
+};
+use reports::validity::{Completion, Inputs, LoadKind as AssessedLoad, OutputLength, assess};
+use reports::{Measurements, cost};
+
+use super::Outcome;
+use crate::plan::{LoadKind, Plan, TokenizerKind};
+
+pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) -> Report {
+    let measured = &outcome.recorded.measurements;
+    let client_error = client_error(outcome, measured);
+    let (validity, mut warnings) = assess(Inputs {
+        completion: match outcome.interrupted {
+            true => Completion::Interrupted,
+            false => Completion::Complete,
+        },
+        load: match plan.load {
+            LoadKind::Open(..) => AssessedLoad::Open,
+            LoadKind::Closed(_) => AssessedLoad::Closed,
+        },
+        output_length: match plan.ignore_eos {
+            true => OutputLength::Exact,
+            false => OutputLength::UpTo,
+        },
+        summary: &measured.summary,
+        client_error: &client_error,
+        series: &measured.series,
+        ttft_p50_any_s: measured.ttft_p50_any_s,
+        length_mismatches: measured.length_mismatches,
+    });
+    warnings.extend(own_warnings(plan, measured));
+    let cost = plan.price.as_ref().map(|price| cost::price(&measured.summary, price));
+    Report {
+        schema_version: SCHEMA_VERSION,
+        run: run_info(plan, outcome),
+        target: TargetInfo {
+            name: plan.target.to_string(),
+            kind: outcome.system.kind.clone(),
+            device: outcome.system.device.clone(),
+            virtual_time: outcome.timers_s.is_none(),
+            details: outcome.system.details.clone(),
+        },
+        model: model_info(plan, model),
+        workload: workload_info(plan, outcome),
+        validity,
+        client_error,
+        summary: measured.summary.clone(),
+        histograms: measured.histograms.clone(),
+        series: measured.series.clone(),
+        energy: None,
+        cost,
+        warnings,
+    }
+}
+
+fn client_error(outcome: &Outcome, measured: &Measurements) -> ClientError {
+    ClientError {
+        timer_p50_s: outcome.timers_s.map(|(p50, _)| p50),
+        timer_p99_s: outcome.timers_s.map(|(_, p99)| p99),
+        cpu_cores_used: outcome.cpu_cores_used,
+        coalesced_share: outcome.recorded.coalesced_share,
+        ..measured.client_error.clone()
+    }
+}
+
+fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if plan.tokenizer == TokenizerKind::StandIn {
+        warnings.push(
+            "prompts were made with the tokenizer of ref-135m, not the served model's: their \
+             lengths are not the planned ones; input tokens are the server's count where it gives \
+             one"
+                .to_owned(),
+        );
+    }
+    if plan.price.is_none() {
+        warnings.push(format!(
+            "no cost: no price for {} is known; give --price FILE and --price-device NAME",
+            plan.target
+        ));
+    }
+    if measured.clamped_values > 0 {
+        let count = measured.clamped_values;
+        warnings.push(format!("{count} values over an hour are recorded as an hour"));
+    }
+    if plan.workload.name == "doubao-chat-lite" {
+        warnings.push("doubao-chat-lite is not comparable with full-length workloads".to_owned());
+    }
+    warnings
+}
+
+fn run_info(plan: &Plan, outcome: &Outcome) -> RunInfo {
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    let threads = std::env::var("RAYON_NUM_THREADS")
+        .unwrap_or_else(|_| crate::host::logical_cpus().to_string());
+    let environment = BTreeMap::from([
+        ("engine_threads".to_owned(), threads),
+        ("build".to_owned(), if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned()),
+        ("drain_s".to_owned(), plan.drain_s.to_string()),
+    ]);
+    RunInfo {
+        tool_version: env!("CARGO_PKG_VERSION").into(),
+        git_commit: option_env!("WEIGHBRIDGE_GIT_COMMIT").map(ToOwned::to_owned),
+        command: std::env::args().collect(),
+        seed: plan.seed,
+        schedule_hash: outcome.schedule_hash.clone(),
+        start: outcome.started.to_string(),
+        end: outcome.ended.to_string(),
+        window_s: (seconds(outcome.window.start_ns), seconds(outcome.window.end_ns)),
+        incomplete: outcome.interrupted,
+        host: crate::host::host_info(),
+        environment,
+    }
+}
+
+fn model_info(plan: &Plan, model: &models::ModelInfo) -> ModelInfo {
+    let tokenizer = model.name.clone();
+    if plan.tokenizer == TokenizerKind::StandIn {
+        let name = plan.http.served_model.clone();
+        return ModelInfo {
+            name: if name.is_empty() { plan.model_name.clone() } else { name },
+            architecture: None,
+            parameters: None,
+            weights: None,
+            weight_bytes: None,
+            context_limit: None,
+            identity: None,
+            tokenizer: format!("{tokenizer} (stand-in)"),
+        };
+    }
+    ModelInfo {
+        name: plan.model_name.clone(),
+        architecture: Some(model.architecture.clone()),
+        parameters: Some(model.parameters),
+        weights: Some(model.weights.clone()),
+        weight_bytes: Some(model.weight_bytes),
+        context_limit: Some(model.context_limit),
+        identity: Some(model.identity.clone()),
+        tokenizer,
+    }
+}
+
+fn workload_info(plan: &Plan, outcome: &Outcome) -> WorkloadInfo {
+    let (load, target_rate, users, arrivals) = match plan.load {
+        LoadKind::Open(rate, arrivals) => ("open", Some(rate), None, arrivals.to_string()),
+        LoadKind::Closed(users) => ("closed", None, Some(users), "users who think".to_owned()),
+    };
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    WorkloadInfo {
+        name: plan.workload.name.clone(),
+        description: plan.workload.description.clone(),
+        load: load.into(),
+        target_rate,
+        users,
+        arrivals,
+        warmup_s: seconds(outcome.window.start_ns),
+        duration_s: seconds(outcome.window.end_ns - outcome.window.start_ns),
+        length_mode: "tokens".into(),
+        slo: plan.slo,
+        realised: outcome.realised.clone(),
+        scenario: serde_json::to_value(&plan.scenario).unwrap_or_default(),
+    }
+}

@@ -1,0 +1,442 @@
+//! Holds the conversations: sends each turn at its instant and takes what comes back.
+//!
+//! Open loop: every turn has its instant from the schedule, and latency counts from it, however
+//! late it was really sent. A turn cannot come before the answer it follows; if that is late, the
+//! turn moves, and the record says by how much. Closed loop: a fixed number of users, each of whom
+//! thinks after an answer and then asks again.
+//!
+//! Invariant: every turn that is due before the end of the load gives exactly one record, sent or
+//! not; nothing is dropped, retried or re-anchored in silence.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use backends::{
+    Backend, Clock, Event, EventKind, FailureCause, Nanos, Request, TokenStream, Usage,
+};
+use models::{ChatTokenizer, SamplingParams, Special};
+use reports::{Outcome, RequestRecord, TokenCountSource};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::recorder::Recorder;
+use crate::workload::conversation::{Conversation, Reply};
+use crate::workload::schedule::{Session, SessionMaker, Turn};
+
+/// Nobody reads an answer and asks on in less.
+const SHORTEST_PAUSE_S: f64 = 1.0;
+
+/// What a run does.
+#[derive(Debug)]
+pub struct LoadPlan {
+    /// Who asks.
+    pub load: Load,
+    /// The clock's instant that is the start of the run; all else counts from it.
+    pub start: Nanos,
+    /// No turn is due from here on.
+    pub end: Nanos,
+    /// What still runs then may run until here.
+    pub drain_end: Nanos,
+    /// How tokens are chosen; each turn brings its own seed.
+    pub sampling: SamplingParams,
+    /// Ask for exactly the planned number of output tokens.
+    pub ignore_eos: bool,
+    /// Multiplies the shortest pause, as it does think times.
+    pub think_scale: f64,
+    /// Requests at most, in closed loop; an open-loop schedule is cut before the run.
+    pub max_requests: Option<u64>,
+}
+
+/// Who asks.
+#[derive(Debug)]
+pub enum Load {
+    /// The schedule.
+    Open(Vec<Session>),
+    /// Users, the first of whom begin `spread` apart.
+    Closed {
+        /// How many.
+        users: u32,
+        /// Between the first messages of two users.
+        spread: Nanos,
+    },
+}
+
+/// Runs the load to its end, or until `stop` turns true.
+pub async fn run(
+    backend: Arc<dyn Backend>,
+    maker: Arc<SessionMaker>,
+    tokenizer: Arc<ChatTokenizer>,
+    plan: LoadPlan,
+    recorder: Recorder,
+    stop: watch::Receiver<bool>,
+) {
+    let LoadPlan { load, start, end, drain_end, sampling, ignore_eos, .. } = plan;
+    let pause = Nanos::from_secs_f64(SHORTEST_PAUSE_S * plan.think_scale.min(1.0));
+    let mut seat = Seat {
+        clock: backend.clock().clone(),
+        backend,
+        maker,
+        tokenizer,
+        recorder,
+        stop,
+        start,
+        end,
+        drain_end,
+        sampling,
+        ignore_eos,
+        pause,
+        next_id: Arc::new(AtomicU64::new(0)),
+        max_requests: plan.max_requests.unwrap_or(u64::MAX),
+    };
+    let mut seats = JoinSet::new();
+    match load {
+        Load::Open(sessions) => {
+            for session in sessions {
+                // Tasks are started a little before they are due, not all at once.
+                let first = session.turns.first().map_or(Nanos::ZERO, |turn| turn.nominal);
+                let lead = Nanos(first.0.saturating_sub(2_000_000_000));
+                let ids = seat.next_id.fetch_add(session.turns.len() as u64, Ordering::Relaxed);
+                seat.wait_until(lead).await;
+                seats.spawn(seat.clone().hold_open(session, ids));
+            }
+        }
+        Load::Closed { users, spread } => {
+            for user in 0..users {
+                let start = Nanos(spread.0 * u64::from(user));
+                seats.spawn(seat.clone().hold_closed(u64::from(user), u64::from(users), start));
+            }
+        }
+    }
+    drop(seat);
+    while let Some(ended) = seats.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a conversation was lost");
+        }
+    }
+}
+
+/// What every conversation needs.
+#[derive(Clone)]
+struct Seat {
+    clock: Clock,
+    backend: Arc<dyn Backend>,
+    maker: Arc<SessionMaker>,
+    tokenizer: Arc<ChatTokenizer>,
+    recorder: Recorder,
+    stop: watch::Receiver<bool>,
+    start: Nanos,
+    end: Nanos,
+    drain_end: Nanos,
+    sampling: SamplingParams,
+    ignore_eos: bool,
+    pause: Nanos,
+    next_id: Arc<AtomicU64>,
+    max_requests: u64,
+}
+
+impl Seat {
+    /// A conversation of the schedule.
+    async fn hold_open(mut self, session: Session, first_id: u64) {
+        let mut talk = begin(&self.tokenizer, &session);
+        let mut free_at = Nanos::ZERO;
+        for (id, turn) in (first_id..).zip(&session.turns) {
+            let intended = turn.nominal.max(free_at);
+            let mut record = new_record(id, &session, turn, intended);
+            record.pushed_ns = intended.since(turn.nominal).0;
+            if intended >= self.end {
+                record.intended_ns = turn.nominal.0;
+                record.error = Some("the answer before it came too late".into());
+                self.recorder.record(&record, 0);
+                continue;
+            }
+            if self.take(&mut talk, turn, record, intended).await.is_none() {
+                return;
+            }
+            free_at = self.now().plus(self.pause);
+        }
+    }
+
+    /// A user of a closed loop: one conversation after another.
+    async fn hold_closed(mut self, user: u64, users: u64, start: Nanos) {
+        let mut intended = start;
+        for index in (user..).step_by(users.max(1) as usize) {
+            let session = self.maker.make_closed(index);
+            let mut talk = begin(&self.tokenizer, &session);
+            for turn in &session.turns {
+                if intended >= self.end {
+                    return;
+                }
+                let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+                if id >= self.max_requests {
+                    return;
+                }
+                let record = new_record(id, &session, turn, intended);
+                if self.take(&mut talk, turn, record, intended).await.is_none() {
+                    return;
+                }
+                intended = self.now().plus(turn.think);
+            }
+        }
+    }
+
+    /// One turn, from its instant to its record. `None` when the run was stopped before it was due.
+    async fn take(
+        &mut self,
+        talk: &mut Conversation,
+        turn: &Turn,
+        mut record: RequestRecord,
+        intended: Nanos,
+    ) -> Option<()> {
+        // The prompt is ready before its instant, so that making it costs the request nothing.
+        let prompt = match talk.prompt(turn.prompt.first_turn, &turn.injected, &turn.user) {
+            Ok(prompt) => prompt,
+            Err(error) => {
+                record.outcome = Outcome::Engine;
+                record.error = Some(format!("the prompt cannot be made: {error}"));
+                self.recorder.record(&record, 0);
+                return Some(());
+            }
+        };
+        record.planned_input_tokens = prompt.tokens.len() as u64;
+        record.input_tokens = record.planned_input_tokens;
+        let request = Request {
+            prompt,
+            max_tokens: turn.output_tokens,
+            ignore_eos: self.ignore_eos,
+            sampling: SamplingParams { seed: turn.seed, ..self.sampling },
+        };
+        if !self.wait_until(intended).await {
+            return None;
+        }
+        let stream = self.backend.submit(request);
+        self.recorder.live().sent.fetch_add(1, Ordering::Relaxed);
+        let mut answer = Answer { record, reply: Reply::default(), texts: vec![], coalesced: 0 };
+        self.listen(stream, turn, &mut answer).await;
+        answer.settle(&self.tokenizer);
+        self.recorder.record(&answer.record, answer.coalesced);
+        talk.push(turn.user.clone(), answer.reply);
+        Some(())
+    }
+
+    /// Reads a stream until it ends, the user stops it, or the run is over.
+    async fn listen(&mut self, mut stream: TokenStream, turn: &Turn, answer: &mut Answer) {
+        loop {
+            let next = self.clock.timeout(self.start.plus(self.drain_end), stream.next());
+            let event = tokio::select! {
+                biased;
+                () = stopped(&mut self.stop) => None,
+                event = next => event.ok(),
+            };
+            let Some(event) = event else {
+                answer.end(self.now(), Outcome::Unfinished, None);
+                return;
+            };
+            let Some(Event { at, kind }) = event else {
+                let message = "the backend stopped without an answer".to_owned();
+                answer.end(self.now(), Outcome::Engine, Some(message));
+                return;
+            };
+            let is_content = matches!(kind, EventKind::Token(_) | EventKind::Text { .. });
+            if answer.take(at.since(self.start), kind).is_break() {
+                return;
+            }
+            if is_content {
+                self.recorder.live().tokens.fetch_add(1, Ordering::Relaxed);
+            }
+            if turn.cancel_after.is_some_and(|after| answer.record.chunk_ns.len() as u32 >= after) {
+                let last = answer.record.chunk_ns.last().copied().map_or(Nanos::ZERO, Nanos);
+                answer.end(last, Outcome::Cancelled, None);
+                return;
+            }
+        }
+    }
+
+    /// Since the start of the run.
+    fn now(&self) -> Nanos {
+        self.clock.now().since(self.start)
+    }
+
+    /// Waits; false when the run was stopped meanwhile.
+    async fn wait_until(&mut self, instant: Nanos) -> bool {
+        tokio::select! {
+            biased;
+            () = stopped(&mut self.stop) => false,
+            () = self.clock.sleep_until(self.start.plus(instant)) => true,
+        }
+    }
+}
+
+/// Completes when the run is to stop.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could stop the run.
+        std::future::pending::<()>().await;
+    }
+}
+
+fn new_record(id: u64, session: &Session, turn: &Turn, intended: Nanos) -> RequestRecord {
+    RequestRecord {
+        id,
+        session: session.index,
+        turn: turn.turn,
+        class: session.class.to_string(),
+        intended_ns: intended.0,
+        pushed_ns: 0,
+        sent_ns: None,
+        admitted_ns: None,
+        chunk_ns: Vec::new(),
+        chunk_tokens: Vec::new(),
+        end_ns: None,
+        outcome: Outcome::Unfinished,
+        input_tokens: u64::from(turn.prompt.prompt_tokens),
+        planned_input_tokens: u64::from(turn.prompt.prompt_tokens),
+        cached_input_tokens: None,
+        output_tokens: 0,
+        planned_output_tokens: u64::from(turn.output_tokens),
+        token_count_source: TokenCountSource::Engine,
+        error: None,
+    }
+}
+
+/// The conversation as it stands when the run begins.
+fn begin(tokenizer: &Arc<ChatTokenizer>, session: &Session) -> Conversation {
+    let mut conversation = Conversation::new(Arc::clone(tokenizer), session.system.clone());
+    for (user, reply) in &session.past {
+        let reply = conversation.scripted(reply.clone());
+        conversation.push(user.clone(), reply);
+    }
+    conversation
+}
+
+/// What has come of a request.
+struct Answer {
+    record: RequestRecord,
+    reply: Reply,
+    /// Bytes of each content event of a server.
+    texts: Vec<usize>,
+    coalesced: u64,
+}
+
+impl Answer {
+    fn take(&mut self, at: Nanos, kind: EventKind) -> ControlFlow<()> {
+        match kind {
+            EventKind::Sent => self.record.sent_ns = Some(at.0),
+            EventKind::Admitted { cached_tokens } => {
+                self.record.admitted_ns = Some(at.0);
+                self.record.cached_input_tokens = Some(u64::from(cached_tokens));
+            }
+            EventKind::Token(id) => {
+                self.record.chunk_ns.push(at.0);
+                self.record.chunk_tokens.push(1);
+                self.reply.ids.push(id);
+            }
+            EventKind::Text { text, coalesced } => {
+                self.record.chunk_ns.push(at.0);
+                self.texts.push(text.len());
+                self.coalesced += u64::from(coalesced);
+                self.reply.text.push_str(&text);
+            }
+            EventKind::Finished { usage, .. } => {
+                self.note_usage(usage);
+                self.end(at, Outcome::Ok, None);
+                return ControlFlow::Break(());
+            }
+            EventKind::Failed(failure) => {
+                self.end(at, outcome_of(failure.cause), Some(failure.message));
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn note_usage(&mut self, usage: Option<Usage>) {
+        let Some(usage) = usage else { return };
+        self.record.input_tokens = usage.input_tokens;
+        self.record.cached_input_tokens = usage.cached_tokens.or(self.record.cached_input_tokens);
+        if !self.texts.is_empty() {
+            self.record.output_tokens = usage.output_tokens;
+            self.record.token_count_source = TokenCountSource::Usage;
+        }
+    }
+
+    fn end(&mut self, at: Nanos, outcome: Outcome, error: Option<String>) {
+        self.record.end_ns = Some(at.0);
+        self.record.outcome = outcome;
+        self.record.error = error;
+    }
+
+    /// Counts the tokens, now that no instant is being taken. An engine's tokens are known; those of
+    /// a server are its own count, else the text's, spread over the events by their length.
+    fn settle(&mut self, tokenizer: &ChatTokenizer) {
+        let record = &mut self.record;
+        if self.texts.is_empty() {
+            record.output_tokens = record.chunk_tokens.len() as u64;
+            return;
+        }
+        self.reply.ids = tokenizer.encode(&self.reply.text, Special::Plain);
+        if record.token_count_source != TokenCountSource::Usage {
+            record.output_tokens = self.reply.ids.len() as u64;
+            record.token_count_source = TokenCountSource::Tokenized;
+        }
+        record.chunk_tokens = spread(record.output_tokens, &self.texts);
+    }
+}
+
+/// Shares `tokens` out in proportion to `weights`; one each when there are as many as weights.
+fn spread(tokens: u64, weights: &[usize]) -> Vec<u32> {
+    if tokens == weights.len() as u64 {
+        return vec![1; weights.len()];
+    }
+    let total: u64 = weights.iter().map(|&weight| weight as u64).sum();
+    let (mut weight_so_far, mut given) = (0, 0);
+    weights
+        .iter()
+        .map(|&weight| {
+            weight_so_far += weight as u64;
+            let due = tokens * weight_so_far / total.max(1);
+            let share = due - given;
+            given = due;
+            share as u32
+        })
+        .collect()
+}
+
+fn outcome_of(cause: FailureCause) -> Outcome {
+    match cause {
+        FailureCause::Connect => Outcome::Connect,
+        FailureCause::Timeout => Outcome::Timeout,
+        FailureCause::HttpStatus(status) => Outcome::HttpStatus(status),
+        FailureCause::Reset => Outcome::Reset,
+        FailureCause::Truncated => Outcome::Truncated,
+        FailureCause::BadStream => Outcome::BadStream,
+        FailureCause::Rejected => Outcome::Rejected,
+        FailureCause::Engine => Outcome::Engine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn tokens_are_spread_by_length() {
+        assert_eq!(spread(3, &[5, 1, 9]), [1, 1, 1]);
+        assert_eq!(spread(6, &[3, 6, 9]), [1, 2, 3]);
+        assert_eq!(spread(1, &[3, 3]), [0, 1]);
+        assert_eq!(spread(0, &[3]), [0]);
+    }
+
+    proptest! {
+        #[test]
+        fn spreading_loses_no_token(
+            tokens in 0..500_u64,
+            weights in prop::collection::vec(1..40_usize, 1..60),
+        ) {
+            let shares = spread(tokens, &weights);
+            prop_assert_eq!(shares.iter().map(|&s| u64::from(s)).sum::<u64>(), tokens);
+            prop_assert_eq!(shares.len(), weights.len());
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Loads a backend and measures it.
+//!
+//! Data flows one way: flags and file ([`scenario`]) → a checked [`plan`] → sessions with their
+//! text and instants ([`workload`], [`arrivals`]) → the [`driver`], which holds the conversations on
+//! a backend ([`target`]) → one record for each request ([`recorder`]) → the report ([`reports`]).
+//!
+//! Only [`cmd`] prints.
+
+pub mod arrivals;
+pub mod cmd;
+pub mod driver;
+pub mod host;
+pub mod plan;
+pub mod progress;
+pub mod random;
+pub mod recorder;
+pub mod scenario;
+pub mod target;
+pub mod units;
+pub mod workload;

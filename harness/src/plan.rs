@@ -1,0 +1,390 @@
+//! From a scenario to a plan in which everything is checked and nothing is left open.
+//!
+//! Invariant: every mistake of the user is found here, before any work, and its message names the
+//! flag or the file and key, the value, and what is accepted.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use backends::engine::PrefixCache;
+use models::{ModelSource, ReferenceModel, SamplingParams, WeightsDtype};
+use reports::cost::{PriceFile, ResolvedPrice};
+use reports::schema::Slo;
+use serde_json::{Map, Value};
+
+use crate::arrivals::Arrivals;
+use crate::scenario::Scenario;
+use crate::target::{EngineOptions, HttpOptions, Target};
+use crate::units::{parse_bytes, parse_duration, parse_slo};
+use crate::workload::spec::{self, WorkloadSpec};
+
+/// A run, ready to be carried out.
+#[derive(Debug)]
+pub struct Plan {
+    /// What is measured.
+    pub target: Target,
+    /// As the user calls the model.
+    pub model_name: String,
+    /// Where weights and tokenizer come from.
+    pub model: ModelSource,
+    /// Expand the weights?
+    pub weights: WeightsDtype,
+    /// Is the tokenizer that of the served model, or only a stand-in?
+    pub tokenizer: TokenizerKind,
+    /// What is asked.
+    pub workload: WorkloadSpec,
+    /// Who asks.
+    pub load: LoadKind,
+    /// Measured window in seconds.
+    pub duration_s: f64,
+    /// Before it, in seconds.
+    pub warmup_s: f64,
+    /// After it at most, in seconds.
+    pub drain_s: f64,
+    /// Requests at most.
+    pub max_requests: Option<u64>,
+    /// Seed of everything.
+    pub seed: u64,
+    /// Limits of goodput.
+    pub slo: Option<Slo>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// Ask for exactly the planned output length.
+    pub ignore_eos: bool,
+    /// For engines.
+    pub engine: EngineOptions,
+    /// For servers.
+    pub http: HttpOptions,
+    /// What the target costs, when a price is known.
+    pub price: Option<ResolvedPrice>,
+    /// The scenario that the plan came from, for the report.
+    pub scenario: Scenario,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum LoadKind {
+    /// Requests per second, and the process of session arrivals.
+    Open(f64, Arrivals),
+    /// Users.
+    Closed(u32),
+}
+
+/// How good the client's own token counts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenizerKind {
+    /// The served model's.
+    Exact,
+    /// Another model's: prompts have about the planned length.
+    StandIn,
+}
+
+/// Where a value came from, for messages.
+struct Places<'a> {
+    flags: &'a Scenario,
+    file: Option<&'a Path>,
+}
+
+impl Places<'_> {
+    fn of(&self, key: &str, flag: impl Fn(&Scenario) -> bool) -> String {
+        match self.file {
+            Some(file) if !flag(self.flags) => format!("{}: key `{key}`", file.display()),
+            _ => format!("`--{}`", key.replace('_', "-")),
+        }
+    }
+}
+
+/// Checks a scenario: the flags, and the file if there is one.
+pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
+    let scenario = match file {
+        Some(path) => flags.clone().or(Scenario::read(path)?),
+        None => flags.clone(),
+    };
+    let places = Places { flags, file };
+    let target = Target::parse(scenario.target.as_deref().unwrap_or("cpu"))?;
+    let (model_name, model, tokenizer) = resolve_model(&scenario, &target)?;
+    let mut workload = spec::load(scenario.workload.as_deref().unwrap_or("smoke"))?;
+    if let Some(scale) = scenario.think_scale {
+        let place = places.of("think_scale", |flags| flags.think_scale.is_some());
+        ensure!(scale.is_finite() && scale >= 0.0, "{place} is {scale}; accepted is a number from 0");
+        workload.think_scale = scale;
+    }
+    let load = resolve_load(&scenario, &places, &workload)?;
+    let (warmup_s, duration_s, drain_s) = resolve_times(&scenario, &places, &workload)?;
+    let slo = match &scenario.slo {
+        Some(text) => {
+            let place = places.of("slo", |flags| flags.slo.is_some());
+            Some(parse_slo(text).map_err(|message| anyhow!("{place}: {message}"))?)
+        }
+        None => workload.slo,
+    };
+    let temperature = scenario.temperature.unwrap_or(0.0);
+    let place = places.of("temperature", |flags| flags.temperature.is_some());
+    ensure!((0.0..=10.0).contains(&temperature), "{place} is {temperature}; accepted is 0 to 10");
+    let max_requests = count(&places, "requests", scenario.requests, |f| f.requests.is_some())?;
+    let weights = match scenario.weights.as_deref() {
+        None | Some("stored") => WeightsDtype::AsStored,
+        Some("f32") => WeightsDtype::F32,
+        Some(other) => {
+            let place = places.of("weights", |flags| flags.weights.is_some());
+            bail!("{place} is `{other}`; accepted are `stored` and `f32`")
+        }
+    };
+    Ok(Plan {
+        engine: resolve_engine(&scenario, &places, &target)?,
+        http: resolve_http(&scenario, &places, tokenizer)?,
+        price: resolve_price(&scenario, &target)?,
+        sampling: SamplingParams { temperature, top_k: None, top_p: None, seed: 0 },
+        ignore_eos: !scenario.stop_at_eos.unwrap_or(false),
+        slo: slo.filter(|slo| [slo.ttft_s, slo.tpot_s, slo.e2e_s].iter().any(Option::is_some)),
+        seed: scenario.seed.unwrap_or(1),
+        max_requests: max_requests.map(|n| n as u64),
+        target,
+        model_name,
+        model,
+        weights,
+        tokenizer,
+        workload,
+        load,
+        duration_s,
+        warmup_s,
+        drain_s,
+        scenario,
+    })
+}
+
+fn resolve_model(
+    scenario: &Scenario,
+    target: &Target,
+) -> Result<(String, ModelSource, TokenizerKind)> {
+    let stand_in = ModelSource::Reference(ReferenceModel::Ref135m);
+    match (&scenario.model, target) {
+        (Some(name), Target::Http(_)) => Ok(match ModelSource::parse(name) {
+            Ok(source) => (name.clone(), source, TokenizerKind::Exact),
+            // The server's own name for a model that is not here.
+            Err(_) => (name.clone(), stand_in, TokenizerKind::StandIn),
+        }),
+        (None, Target::Http(_)) => Ok(("served".into(), stand_in, TokenizerKind::StandIn)),
+        (name, _) => {
+            let name = name.as_deref().unwrap_or("ref-135m");
+            Ok((name.into(), ModelSource::parse(name)?, TokenizerKind::Exact))
+        }
+    }
+}
+
+fn resolve_load(
+    scenario: &Scenario,
+    places: &Places<'_>,
+    workload: &WorkloadSpec,
+) -> Result<LoadKind> {
+    let arrivals = match &scenario.arrivals {
+        Some(text) => {
+            let place = places.of("arrivals", |flags| flags.arrivals.is_some());
+            text.parse().with_context(|| place)?
+        }
+        None => workload.arrivals,
+    };
+    if let Some(users) = scenario.users {
+        ensure!(
+            scenario.rate.is_none(),
+            "`rate` and `users` are both given; accepted is one of them: a rate for open loop, \
+             users for closed loop"
+        );
+        let place = places.of("users", |flags| flags.users.is_some());
+        let in_range = (1..=100_000).contains(&users);
+        ensure!(in_range, "{place} is {users}; accepted is 1 to 100000");
+        return Ok(LoadKind::Closed(users as u32));
+    }
+    let rate = scenario.rate.unwrap_or(workload.rate);
+    let place = places.of("rate", |flags| flags.rate.is_some());
+    let in_range = rate.is_finite() && rate > 0.0 && rate <= 1e6;
+    ensure!(in_range, "{place} is {rate}; accepted is a number of requests per second above 0");
+    Ok(LoadKind::Open(rate, arrivals))
+}
+
+/// Warm-up, window and drain in seconds.
+fn resolve_times(
+    scenario: &Scenario,
+    places: &Places<'_>,
+    workload: &WorkloadSpec,
+) -> Result<(f64, f64, f64)> {
+    let seconds = |key, text: &Option<String>, flag: fn(&Scenario) -> bool| -> Result<_> {
+        let parse = |text: &String| {
+            let parsed = parse_duration(text).map(|duration| Duration::as_secs_f64(&duration));
+            parsed.map_err(|message| anyhow!("{}: {message}", places.of(key, flag)))
+        };
+        text.as_ref().map(parse).transpose()
+    };
+    let duration = seconds("duration", &scenario.duration, |flags| flags.duration.is_some())?;
+    let warmup = seconds("warmup", &scenario.warmup, |flags| flags.warmup.is_some())?;
+    let drain = seconds("drain", &scenario.drain, |flags| flags.drain.is_some())?;
+    let duration_s = duration.unwrap_or(workload.duration_s);
+    let place = places.of("duration", |flags| flags.duration.is_some());
+    ensure!(duration_s >= 1.0, "{place} is {duration_s} s; accepted is 1 s or more");
+    let warmup_s = warmup.unwrap_or_else(|| workload.warmup_s.min(duration_s / 6.0));
+    Ok((warmup_s, duration_s, drain.unwrap_or(60.0)))
+}
+
+fn resolve_engine(
+    scenario: &Scenario,
+    places: &Places<'_>,
+    target: &Target,
+) -> Result<EngineOptions> {
+    const DEFAULT_KV_BYTES: u64 = 1 << 30;
+    let (tokens, sequences) = match target {
+        Target::Sim(_) => (8192, 256),
+        Target::Cpu | Target::Http(_) => (128, 32),
+    };
+    let memory = crate::host::host_info().memory_bytes;
+    let kv_memory_bytes = match &scenario.kv_memory {
+        Some(text) => {
+            let place = places.of("kv_memory", |flags| flags.kv_memory.is_some());
+            let bytes = parse_bytes(text).map_err(|message| anyhow!("{place}: {message}"))?;
+            let fits = *target != Target::Cpu || bytes < memory;
+            ensure!(fits, "{place} is {text}; this machine has {memory} bytes of memory");
+            bytes
+        }
+        // Virtual runs must not depend on the machine.
+        None if matches!(target, Target::Sim(_)) => DEFAULT_KV_BYTES * 16,
+        None => DEFAULT_KV_BYTES.min(memory / 4),
+    };
+    let prefix_cache = match scenario.prefix_cache.as_deref() {
+        None | Some("on") => PrefixCache::On,
+        Some("off") => PrefixCache::Off,
+        Some(other) => {
+            let place = places.of("prefix_cache", |flags| flags.prefix_cache.is_some());
+            bail!("{place} is `{other}`; accepted are `on` and `off`")
+        }
+    };
+    let max_batch_tokens =
+        count(places, "max_batch_tokens", scenario.max_batch_tokens, |f| f.max_batch_tokens.is_some())?;
+    let max_sequences =
+        count(places, "max_sequences", scenario.max_sequences, |f| f.max_sequences.is_some())?;
+    Ok(EngineOptions {
+        kv_memory_bytes,
+        max_batch_tokens: max_batch_tokens.unwrap_or(tokens),
+        max_sequences: max_sequences.unwrap_or(sequences),
+        prefix_cache,
+    })
+}
+
+fn count(
+    places: &Places<'_>,
+    key: &str,
+    value: Option<i64>,
+    flag: fn(&Scenario) -> bool,
+) -> Result<Option<usize>> {
+    let Some(value) = value else { return Ok(None) };
+    let in_range = (1..=1_000_000_000).contains(&value);
+    ensure!(in_range, "{} is {value}; accepted is a number from 1", places.of(key, flag));
+    Ok(Some(value as usize))
+}
+
+fn resolve_http(
+    scenario: &Scenario,
+    places: &Places<'_>,
+    tokenizer: TokenizerKind,
+) -> Result<HttpOptions> {
+    let extra_body = match &scenario.extra_body {
+        None => Map::new(),
+        Some(text) => {
+            let place = places.of("extra_body", |flags| flags.extra_body.is_some());
+            let parsed: Value = serde_json::from_str(text)
+                .with_context(|| format!("{place} is `{text}`; accepted is a JSON object"))?;
+            match parsed {
+                Value::Object(fields) => fields,
+                _ => bail!("{place} is `{text}`; accepted is a JSON object"),
+            }
+        }
+    };
+    let variable = scenario.api_key_env.as_deref().unwrap_or("OPENAI_API_KEY");
+    let api_key = std::env::var(variable).ok();
+    ensure!(
+        api_key.is_some() || scenario.api_key_env.is_none(),
+        "{}: environment variable `{variable}` is not set",
+        places.of("api_key_env", |flags| flags.api_key_env.is_some())
+    );
+    let served = scenario.served_model.clone().or_else(|| scenario.model.clone());
+    let served_model = served.filter(|_| tokenizer == TokenizerKind::Exact || scenario.model.is_some());
+    Ok(HttpOptions { served_model: served_model.unwrap_or_default(), api_key, extra_body })
+}
+
+fn resolve_price(scenario: &Scenario, target: &Target) -> Result<Option<ResolvedPrice>> {
+    let prices = match &scenario.price {
+        None => PriceFile::builtin(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("price file `{}`", path.display()))?;
+            PriceFile::parse(&text, &path.display().to_string())?
+        }
+    };
+    let Some(device) = scenario.price_device.clone().or_else(|| target.price_device()) else {
+        return Ok(None);
+    };
+    let resolved = prices.resolve(&device, price_units(target));
+    ensure!(
+        resolved.is_some() || scenario.price_device.is_none(),
+        "`--price-device` is `{device}`; the price file has no such device"
+    );
+    Ok(resolved)
+}
+
+/// vCPUs of this host for the CPU, one device for all else.
+fn price_units(target: &Target) -> u32 {
+    if *target == Target::Cpu { crate::host::logical_cpus() } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(flags: Scenario, expected: &str) {
+        let error = resolve(&flags, None).expect_err(expected);
+        let message = format!("{error:#}");
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn with_nothing_given_it_is_the_readme_s_run() {
+        let plan = resolve(&Scenario::default(), None).expect("the defaults work");
+        assert_eq!((plan.target, plan.model_name.as_str()), (Target::Cpu, "ref-135m"));
+        assert_eq!(plan.workload.name, "smoke");
+        assert_eq!((plan.warmup_s, plan.seed, plan.ignore_eos), (2.0, 1, true));
+    }
+
+    #[test]
+    fn mistakes_name_the_flag_the_value_and_what_is_accepted() {
+        let base = Scenario::default;
+        let text = |text: &str| Some(text.to_owned());
+        check(Scenario { rate: Some(-1.0), ..base() }, "`--rate` is -1; accepted is");
+        check(Scenario { users: Some(0), ..base() }, "`--users` is 0; accepted is 1 to");
+        check(Scenario { rate: Some(1.0), users: Some(2), ..base() }, "both given");
+        check(Scenario { duration: text("60"), ..base() }, "`--duration`: `60` is not");
+        check(Scenario { slo: text("ttft=fast"), ..base() }, "`--slo`: `fast` is not");
+        check(Scenario { kv_memory: text("lots"), ..base() }, "`--kv-memory`: `lots`");
+        check(Scenario { kv_memory: text("900TB"), ..base() }, "`--kv-memory` is 900TB");
+        check(Scenario { prefix_cache: text("maybe"), ..base() }, "accepted are `on` and `off`");
+        check(Scenario { extra_body: text("[1]"), ..base() }, "accepted is a JSON object");
+        check(Scenario { arrivals: text("bursty"), ..base() }, "`bursty` is not");
+        check(Scenario { model: text("gpt-9"), ..base() }, "gpt-9");
+        check(Scenario { requests: Some(0), ..base() }, "`--requests` is 0");
+        check(Scenario { price: Some("no/such.toml".into()), ..base() }, "no/such.toml");
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_messages_name_the_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("s.toml");
+        std::fs::write(&path, "rate = -3.0\nworkload = \"random:8/4\"\n").expect("writable");
+        let error = resolve(&Scenario::default(), Some(&path)).expect_err("negative").to_string();
+        assert!(error.contains("s.toml: key `rate` is -3"), "{error}");
+        let flags = Scenario { rate: Some(2.5), ..Scenario::default() };
+        let plan = resolve(&flags, Some(&path)).expect("the flag is good");
+        assert_eq!(plan.load, LoadKind::Open(2.5, Arrivals::Poisson));
+        assert_eq!(plan.workload.name, "random:8/4");
+        std::fs::write(&path, "raet = 3.0\n").expect("writable");
+        let error = resolve(&Scenario::default(), Some(&path)).expect_err("typo").to_string();
+        assert!(error.contains("raet") && error.contains("line 1"), "{error}");
+    }
+}

@@ -1,0 +1,246 @@
+//! What is measured: from `--target` to a running backend.
+//!
+//! Invariant: a target that cannot work is refused before anything is measured, and the message
+//! says why and what else there is.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use backends::candle::CandleExecutor;
+use backends::engine::{Capacity, Engine, PrefixCache};
+use backends::http::{BaseError, HttpBackend, HttpConfig, parse_base};
+use backends::sim::{self, Device, SimulatedExecutor};
+use backends::{Backend, Clock, Failure, SystemInfo};
+use models::{ChatTokenizer, Model, ModelInfo};
+use serde_json::{Map, Value};
+
+/// A target as given.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// The built-in engine on the CPU.
+    Cpu,
+    /// A server.
+    Http(String),
+    /// The built-in scheduler on a simulated device.
+    Sim(String),
+}
+
+/// A target that this build cannot measure.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// Not one of the forms.
+    #[error("target `{0}` is not known; accepted are `cpu`, `http://HOST:PORT/v1` and `sim:DEVICE`")]
+    Unknown(String),
+    /// Planned.
+    #[error("target `{target}`: this version has no {what} yet; accepted are `cpu`, `http://HOST:PORT/v1` and `sim:DEVICE`\n\nhint: {hint}")]
+    Planned {
+        /// As given.
+        target: String,
+        /// What is missing.
+        what: &'static str,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// No such device.
+    #[error("target `sim:{0}`: there is no such device; accepted are {1}")]
+    NoDevice(String, String),
+    /// A base address that does not work.
+    #[error("target: {0}")]
+    Base(#[from] BaseError),
+}
+
+impl Target {
+    /// Reads `--target`.
+    pub fn parse(text: &str) -> Result<Self, TargetError> {
+        let planned = |what, hint| Err(TargetError::Planned { target: text.into(), what, hint });
+        let server = "measure its server instead: `--target http://HOST:PORT/v1`";
+        match text {
+            "cpu" => Ok(Self::Cpu),
+            _ if text.starts_with("http://") || text.starts_with("https://") => {
+                parse_base(text)?;
+                Ok(Self::Http(text.into()))
+            }
+            _ if text.starts_with("cuda:") => planned("CUDA engine", server),
+            _ if text.starts_with("ascend=") => planned("Ascend telemetry", server),
+            _ if text.starts_with("cambricon=") => planned("Cambricon telemetry", server),
+            _ if text.starts_with("plugin:") => planned("plug-in executor", server),
+            _ => match text.strip_prefix("sim:") {
+                Some(device) if Device::builtin(device).is_some() => Ok(Self::Sim(device.into())),
+                Some(device) => {
+                    let names: Vec<_> =
+                        sim::device_names().iter().map(|name| format!("`sim:{name}`")).collect();
+                    Err(TargetError::NoDevice(device.into(), names.join(", ")))
+                }
+                None => Err(TargetError::Unknown(text.into())),
+            },
+        }
+    }
+
+    /// The clock that fits.
+    pub fn clock(&self) -> Clock {
+        match self {
+            Self::Cpu | Self::Http(_) => Clock::wall(),
+            Self::Sim(_) => Clock::simulated(),
+        }
+    }
+
+    /// Device name for price files.
+    pub fn price_device(&self) -> Option<String> {
+        match self {
+            Self::Cpu => Some("cpu".into()),
+            Self::Sim(name) => Device::builtin(name).map(|device| device.id),
+            Self::Http(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::Http(base) => formatter.write_str(base),
+            Self::Sim(device) => write!(formatter, "sim:{device}"),
+        }
+    }
+}
+
+/// Settings of the engine, for targets that have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Bytes of keys and values.
+    pub kv_memory_bytes: u64,
+    /// Tokens in one step.
+    pub max_batch_tokens: usize,
+    /// Sequences in one step.
+    pub max_sequences: usize,
+    /// Keep prefixes for later requests?
+    pub prefix_cache: PrefixCache,
+}
+
+/// Settings of the client, for servers.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// `model` field of each request.
+    pub served_model: String,
+    /// Bearer key.
+    pub api_key: Option<String>,
+    /// Merged into each request.
+    pub extra_body: Map<String, Value>,
+}
+
+/// What `connect` needs of a model: all of it, or what can be known without its weights.
+#[derive(Debug)]
+pub enum Served {
+    /// For the CPU.
+    Loaded(Box<Model>),
+    /// For a simulated device or a server.
+    Described(ModelInfo, Arc<ChatTokenizer>),
+}
+
+impl Served {
+    /// What it is.
+    pub fn info(&self) -> &ModelInfo {
+        match self {
+            Self::Loaded(model) => &model.info,
+            Self::Described(info, _) => info,
+        }
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> Arc<ChatTokenizer> {
+        match self {
+            Self::Loaded(model) => Arc::clone(&model.chat),
+            Self::Described(_, tokenizer) => Arc::clone(tokenizer),
+        }
+    }
+}
+
+/// Starts an engine or reaches a server. Runs inside the clock's runtime.
+pub async fn connect(
+    target: &Target,
+    clock: &Clock,
+    served: Served,
+    engine: &EngineOptions,
+    http: &HttpOptions,
+) -> Result<Arc<dyn Backend>, Failure> {
+    if let Target::Http(base) = target {
+        let config = HttpConfig {
+            base: parse_base(base).expect("the target was checked"),
+            model: http.served_model.clone(),
+            api_key: http.api_key.clone(),
+            extra_body: http.extra_body.clone(),
+        };
+        return Ok(Arc::new(HttpBackend::connect(config, clock.clone()).await?));
+    }
+    let info = served.info();
+    let capacity = Capacity {
+        blocks: sim::blocks_for(engine.kv_memory_bytes, info),
+        max_sequences: engine.max_sequences,
+        max_batch_tokens: engine.max_batch_tokens,
+        max_context: info.context_limit as usize,
+    };
+    let end_tokens: Arc<[u32]> = served.tokenizer().eos_ids().into();
+    let mut details = engine_details(engine, capacity);
+    let backend = match (target, served) {
+        (Target::Sim(name), served) => {
+            let device = Device::builtin(name).expect("the target was checked");
+            details.extend(device.details());
+            let system = SystemInfo {
+                kind: "simulated".into(),
+                device: device.name.clone(),
+                details,
+            };
+            let executor = SimulatedExecutor::new(&device, served.info(), capacity, clock.clone());
+            Engine::start(executor, clock.clone(), engine.prefix_cache, end_tokens, system)
+        }
+        (_, Served::Loaded(model)) => {
+            let device = crate::host::host_info().cpu;
+            let system = SystemInfo { kind: "engine".into(), device, details };
+            let executor = CandleExecutor::new(model.llama, capacity);
+            Engine::start(executor, clock.clone(), engine.prefix_cache, end_tokens, system)
+        }
+        (_, Served::Described(..)) => unreachable!("the CPU is given a loaded model"),
+    };
+    Ok(Arc::new(backend))
+}
+
+fn engine_details(engine: &EngineOptions, capacity: Capacity) -> BTreeMap<String, String> {
+    let on_off = if engine.prefix_cache == PrefixCache::On { "on" } else { "off" };
+    BTreeMap::from([
+        ("kv_memory".into(), crate::units::show_bytes(engine.kv_memory_bytes)),
+        ("kv_blocks".into(), capacity.blocks.to_string()),
+        ("kv_block_tokens".into(), models::BLOCK_TOKENS.to_string()),
+        ("max_batch_tokens".into(), capacity.max_batch_tokens.to_string()),
+        ("max_sequences".into(), capacity.max_sequences.to_string()),
+        ("max_context".into(), capacity.max_context.to_string()),
+        ("prefix_cache".into(), on_off.into()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_and_written() {
+        for text in ["cpu", "sim:h100", "http://127.0.0.1:8000/v1"] {
+            assert_eq!(Target::parse(text).expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn targets_that_cannot_work_say_why() {
+        for (text, part) in [
+            ("gpu", "accepted are `cpu`"),
+            ("cuda:0", "no CUDA engine yet"),
+            ("sim:abacus", "`sim:h100`"),
+            ("https://host/v1", "plain http only"),
+            ("plugin:/x.so", "no plug-in executor yet"),
+            ("http:///v1", "accepted is"),
+        ] {
+            let error = Target::parse(text).expect_err(text).to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

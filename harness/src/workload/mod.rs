@@ -1,0 +1,15 @@
+//! What users ask, and when: from a workload file to conversations in exact token counts.
+//!
+//! - [`spec`]: the file. [`distribution`]: its laws.
+//! - [`session`]: a conversation as lengths and instants, a function of `(seed, index)`.
+//! - [`corpus`], [`text`]: Chinese text of an exact number of tokens.
+//! - [`conversation`]: the prompt of each turn, as messages and as token ids.
+//! - [`schedule`]: all conversations of a run.
+
+pub mod conversation;
+mod corpus;
+pub mod distribution;
+pub mod schedule;
+pub mod session;
+pub mod spec;
+pub mod text;

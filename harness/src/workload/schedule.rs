@@ -1,0 +1,321 @@
+//! All conversations of a run, with their text.
+//!
+//! Open loop: every instant is fixed here, before the run, from `(seed, workload, rate)`; its hash
+//! is the same for every target. Closed loop: users take their next conversation when they are done
+//! with the last, so only the conversations are fixed.
+//!
+//! Invariant: making a session twice gives the same session, whatever else was made before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use backends::Nanos;
+use models::{ChatTokenizer, TemplateError};
+use reports::schema::RealisedWorkload;
+use reports::stats::{Quantile, nearest_rank};
+use sha2::{Digest, Sha256};
+
+use super::conversation::template_overhead;
+use super::session::{PromptPlan, SessionPlan, TemplateOverhead, plan_prompt, plan_session};
+use super::spec::WorkloadSpec;
+use super::text::TextMaker;
+use crate::arrivals::Arrivals;
+use crate::random::{Purpose, stream};
+
+/// Longest time before the run in which a session that still goes on may have begun.
+const LOOKBACK_S: f64 = 3600.0;
+
+/// A conversation ready to be held.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Session {
+    /// Its number.
+    pub index: u64,
+    /// Its class.
+    pub class: Arc<str>,
+    /// System prompt with the role card.
+    pub system: Option<String>,
+    /// Exchanges before the run, with scripted answers.
+    pub past: Vec<(String, String)>,
+    /// Turns in the run.
+    pub turns: Vec<Turn>,
+}
+
+/// A turn ready to be sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Turn {
+    /// Position in the conversation.
+    pub turn: u32,
+    /// The schedule's instant; in closed loop the offset from the session's start.
+    pub nominal: Nanos,
+    /// The message.
+    pub user: String,
+    /// Material before it.
+    pub injected: String,
+    /// What the prompt is made of.
+    pub prompt: PromptPlan,
+    /// Output tokens asked for.
+    pub output_tokens: u32,
+    /// The user stops after this many.
+    pub cancel_after: Option<u32>,
+    /// From the end of the answer to the next message.
+    pub think: Nanos,
+    /// Seed of the sampler.
+    pub seed: u64,
+}
+
+/// Makes the sessions of one run.
+#[derive(Debug)]
+pub struct SessionMaker {
+    spec: WorkloadSpec,
+    seed: u64,
+    text: TextMaker,
+    overhead: TemplateOverhead,
+    classes: Vec<Arc<str>>,
+}
+
+impl SessionMaker {
+    /// For one workload, seed and tokenizer.
+    pub fn new(
+        spec: WorkloadSpec,
+        seed: u64,
+        tokenizer: Arc<ChatTokenizer>,
+    ) -> Result<Self, TemplateError> {
+        let overhead = template_overhead(&tokenizer)?;
+        let classes = spec.classes.iter().map(|class| Arc::from(class.id.as_str())).collect();
+        Ok(Self { spec, seed, text: TextMaker::new(tokenizer), overhead, classes })
+    }
+
+    /// What the chat template adds.
+    pub fn overhead(&self) -> TemplateOverhead {
+        self.overhead
+    }
+
+    /// The workload.
+    pub fn spec(&self) -> &WorkloadSpec {
+        &self.spec
+    }
+
+    /// Session `index` as lengths.
+    fn plan(&self, index: u64) -> (SessionPlan, Vec<PromptPlan>) {
+        let mut session = plan_session(&self.spec, self.seed, index);
+        let prompts = (0..session.turns.len())
+            .map(|turn| {
+                let prompt = plan_prompt(&self.spec, &session, turn, self.overhead);
+                // A message that was cut stays cut when it becomes history.
+                session.turns[turn].user_tokens = prompt.user_tokens;
+                prompt
+            })
+            .collect();
+        (session, prompts)
+    }
+
+    /// Session `index` with its text; turns before `first` become its past. `start` is when the
+    /// session begins, in seconds; turns from `end` on are left out.
+    fn make(&self, index: u64, start_s: f64, end_s: f64) -> Session {
+        let (session, prompts) = self.plan(index);
+        let class = Arc::clone(&self.classes[session.class]);
+        let (mut past, mut turns) = (Vec::new(), Vec::new());
+        for (number, (plan, prompt)) in session.turns.iter().zip(prompts).enumerate() {
+            let at_s = start_s + plan.offset_s;
+            if at_s >= end_s {
+                break;
+            }
+            let mut rng = stream(self.seed, Purpose::Text, (index << 8) | number as u64);
+            let user = self.text.user(&class, number == 0, plan.user_tokens, &mut rng);
+            if at_s < 0.0 {
+                let tokens = plan.received_tokens();
+                past.push((user, self.text.reply(&class, tokens, &mut rng)));
+                continue;
+            }
+            let injected = match prompt.injected_tokens {
+                0 => String::new(),
+                tokens => self.text.injected(tokens, &mut rng),
+            };
+            turns.push(Turn {
+                turn: number as u32,
+                nominal: Nanos::from_secs_f64(at_s),
+                user,
+                injected,
+                prompt,
+                output_tokens: plan.output_tokens,
+                cancel_after: plan.cancel_after,
+                think: Nanos::from_secs_f64(plan.think_s),
+                seed: self.seed ^ (index << 8) ^ number as u64,
+            });
+        }
+        Session { index, class, system: self.system(&session), past, turns }
+    }
+
+    fn system(&self, session: &SessionPlan) -> Option<String> {
+        let mut system = match self.spec.system_prompt_tokens {
+            0 => String::new(),
+            tokens => self.text.system(tokens),
+        };
+        if let Some((card, tokens)) = session.persona {
+            let mut rng = stream(self.seed, Purpose::SharedText, card);
+            system.push_str(&self.text.persona(tokens, &mut rng));
+        }
+        (!system.is_empty()).then_some(system)
+    }
+
+    /// The whole session, for a user of a closed loop.
+    pub fn make_closed(&self, index: u64) -> Session {
+        self.make(index, 0.0, f64::INFINITY)
+    }
+
+    /// Seconds that a user of a closed loop spends on one turn, nominally and on average over the
+    /// first sessions: how far apart users are when the run begins.
+    pub fn mean_cycle_s(&self) -> f64 {
+        let sessions = (0..200).map(|index| plan_session(&self.spec, self.seed, index));
+        let turns: Vec<f64> = sessions
+            .flat_map(|session| session.turns)
+            .map(|turn| turn.think_s + 0.5 + 0.05 * f64::from(turn.received_tokens()))
+            .collect();
+        turns.iter().sum::<f64>() / turns.len().max(1) as f64
+    }
+
+    /// The open-loop schedule: arrivals at `rate` requests per second over `end_s` seconds, with at
+    /// most `max_requests` of them.
+    pub fn open(
+        &self,
+        arrivals: Arrivals,
+        rate: f64,
+        end_s: f64,
+        max_requests: Option<u64>,
+    ) -> Schedule {
+        let session_rate = rate / self.spec.mean_turns();
+        let lookback = if self.spec.start_in_steady_state { LOOKBACK_S } else { 0.0 };
+        let rng = stream(self.seed, Purpose::Arrivals, 0);
+        let starts = arrivals.instants_s(session_rate, (-lookback, end_s), rng);
+        let starts: Vec<(u64, f64)> = (0..).zip(starts).collect();
+        let mut instants: Vec<(f64, u64)> = Vec::new();
+        for &(index, start_s) in &starts {
+            let turns = plan_session(&self.spec, self.seed, index).turns;
+            let at = turns.iter().map(|turn| start_s + turn.offset_s);
+            instants.extend(at.filter(|t| (0.0..end_s).contains(t)).map(|t| (t, index)));
+        }
+        instants.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut end_s = end_s;
+        if let Some(&(beyond, _)) = max_requests.and_then(|max| instants.get(max as usize)) {
+            end_s = beyond;
+            instants.truncate(max_requests.unwrap_or_default() as usize);
+        }
+        let wanted: BTreeSet<u64> =
+            instants.iter().map(|(_, index)| *index).collect();
+        let mut sessions: Vec<Session> = starts
+            .iter()
+            .filter(|(index, _)| wanted.contains(index))
+            .map(|&(index, start_s)| self.make(index, start_s, end_s))
+            .collect();
+        sessions.sort_by_key(|session| (session.turns[0].nominal, session.index));
+        let in_run: Vec<f64> = starts.iter().map(|(_, t)| *t).filter(|t| *t >= 0.0).collect();
+        let realised = self.realised(&sessions, coefficient_of_variation(&in_run));
+        Schedule { hash: hash(&sessions), end_s, sessions, realised }
+    }
+
+    /// What the first `count` sessions are like, for a closed loop.
+    pub fn closed_realised(&self, count: u64) -> (RealisedWorkload, String) {
+        let sessions: Vec<Session> = (0..count).map(|index| self.make_closed(index)).collect();
+        (self.realised(&sessions, None), hash(&sessions))
+    }
+
+    fn realised(&self, sessions: &[Session], arrival_cv: Option<f64>) -> RealisedWorkload {
+        let turns: Vec<(&Session, &Turn)> =
+            sessions.iter().flat_map(|s| s.turns.iter().map(move |turn| (s, turn))).collect();
+        let sorted = |value: fn(&Turn) -> u64| {
+            let mut values: Vec<u64> = turns.iter().map(|(_, turn)| value(turn)).collect();
+            values.sort_unstable();
+            values
+        };
+        let prompts = sorted(|turn| u64::from(turn.prompt.prompt_tokens));
+        let outputs = sorted(|turn| u64::from(turn.output_tokens));
+        let rank = |values: &[u64], quantile| nearest_rank(values, quantile).unwrap_or_default();
+        let mean = |values: &[u64]| {
+            values.iter().sum::<u64>() as f64 / values.len().max(1) as f64
+        };
+        let mut classes = BTreeMap::new();
+        for (session, _) in &turns {
+            *classes.entry(session.class.to_string()).or_default() += 1;
+        }
+        let held: u64 = sessions.iter().map(|session| self.ideal_hits(session)).sum();
+        let total: u64 = prompts.iter().sum();
+        RealisedWorkload {
+            requests: turns.len() as u64,
+            sessions: sessions.len() as u64,
+            prompt_tokens_mean: mean(&prompts),
+            prompt_tokens_p50: rank(&prompts, Quantile::P50),
+            prompt_tokens_p95: rank(&prompts, Quantile::P95),
+            output_tokens_mean: mean(&outputs),
+            output_tokens_p50: rank(&outputs, Quantile::P50),
+            truncated: turns.iter().filter(|(_, turn)| turn.prompt.truncated).count() as u64,
+            cancelled: turns.iter().filter(|(_, t)| t.cancel_after.is_some()).count() as u64,
+            arrival_cv,
+            ideal_prefix_hit: (total > 0).then(|| held as f64 / total as f64),
+            classes,
+        }
+    }
+
+    /// Prompt tokens of a session that an unbounded prefix cache holds: the system prompt always,
+    /// and all of the turn before with its answer, up to material that was not kept.
+    fn ideal_hits(&self, session: &Session) -> u64 {
+        let mut held = 0;
+        for (number, turn) in session.turns.iter().enumerate() {
+            let before = number.checked_sub(1).map(|before| &session.turns[before]);
+            let reach = match before {
+                Some(last) if last.prompt.first_turn == turn.prompt.first_turn => {
+                    let all = last.prompt.prompt_tokens;
+                    let answer = last.cancel_after.unwrap_or(last.output_tokens);
+                    match last.prompt.injected_tokens {
+                        0 => all + answer,
+                        // What follows the injected material stands elsewhere now.
+                        injected => all - injected - last.prompt.user_tokens,
+                    }
+                }
+                _ => self.spec.system_prompt_tokens,
+            };
+            held += u64::from(reach.min(turn.prompt.prompt_tokens));
+        }
+        held
+    }
+}
+
+/// All conversations of an open-loop run.
+#[derive(Debug)]
+pub struct Schedule {
+    /// By first instant.
+    pub sessions: Vec<Session>,
+    /// No request is due from here on, in seconds.
+    pub end_s: f64,
+    /// What they are like.
+    pub realised: RealisedWorkload,
+    /// Equal for equal `(seed, workload, rate, tokenizer)`.
+    pub hash: String,
+}
+
+fn hash(sessions: &[Session]) -> String {
+    let mut digest = Sha256::new();
+    for session in sessions {
+        digest.update(session.index.to_le_bytes());
+        digest.update(session.class.as_bytes());
+        for turn in &session.turns {
+            digest.update(turn.nominal.0.to_le_bytes());
+            digest.update(turn.prompt.prompt_tokens.to_le_bytes());
+            digest.update(turn.output_tokens.to_le_bytes());
+            digest.update(turn.cancel_after.unwrap_or(0).to_le_bytes());
+            digest.update(turn.user.as_bytes());
+        }
+    }
+    let bytes = digest.finalize();
+    bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn coefficient_of_variation(instants: &[f64]) -> Option<f64> {
+    let gaps: Vec<f64> = instants.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    if gaps.len() < 2 {
+        return None;
+    }
+    let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+    let variance =
+        gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / (gaps.len() - 1) as f64;
+    (mean > 0.0).then(|| variance.sqrt() / mean)
+}

@@ -1,0 +1,28 @@
+//! What a run found: the report schema, statistics, cost, verdict and rendering.
+//!
+//! Everything here is a pure function of values: no async, no clock, no network and no files.
+//! [`Accumulator`] folds [`RequestRecord`]s as they finish; [`Report`] is the product, and the
+//! Markdown, the HTML page and the terminal summary are functions of it alone.
+//!
+//! # Layout
+//! - [`record`] holds one request as measured, the line of `requests.jsonl`.
+//! - [`schema`] holds `report.json`.
+//! - [`accumulate`] turns records into histograms and per-second series.
+//! - [`histogram`] holds HDR histograms of latencies, their encoding and the interval log.
+//! - [`stats`] holds nearest-rank quantiles and block-bootstrap intervals.
+//! - [`cost`] holds price files and what a query and a million tokens cost.
+//! - [`validity`] says VALID or INVALID, and why.
+//! - [`render`] writes the terminal summary, Markdown and HTML.
+
+pub mod accumulate;
+pub mod cost;
+pub mod histogram;
+pub mod record;
+pub mod render;
+pub mod schema;
+pub mod stats;
+pub mod validity;
+
+pub use accumulate::{Accumulator, Measurements, Window};
+pub use record::{Outcome, RequestRecord, TokenCountSource};
+pub use schema::Report;

@@ -1,0 +1,288 @@
+//! VALID or INVALID, and why.
+//!
+//! Invariant: a reason is one plain sentence with the figures it rests on, and INVALID means that
+//! at least one reason is given. A quantile that is null for want of requests is never a reason.
+//! What it does not do: judge whether the system is fast. A slow system measured well is VALID.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::record::TokenCountSource;
+use crate::schema::{ClientError, SecondPoint, Summary};
+
+/// Can the figures be trusted?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// Yes.
+    Valid,
+    /// No; the reasons are beside it.
+    Invalid,
+}
+
+/// The verdict and its reasons.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Validity {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Empty exactly when the verdict is VALID.
+    pub reasons: Vec<String>,
+}
+
+/// How requests were released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadKind {
+    /// By the schedule, whatever the system does.
+    Open,
+    /// When an earlier request ends.
+    Closed,
+}
+
+/// Whether the workload asked for exact output lengths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputLength {
+    /// End-of-text was to be ignored: every reply has the planned length.
+    Exact,
+    /// The model may stop earlier.
+    UpTo,
+}
+
+/// Whether the run came to its planned end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Completion {
+    /// It did.
+    Complete,
+    /// It was interrupted.
+    Interrupted,
+}
+
+/// What the verdict rests on.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Did the run come to its end?
+    pub completion: Completion,
+    /// How requests were released.
+    pub load: LoadKind,
+    /// Were exact lengths asked for?
+    pub output_length: OutputLength,
+    /// The figures.
+    pub summary: &'a Summary,
+    /// The generator's own error.
+    pub client_error: &'a ClientError,
+    /// Per second.
+    pub series: &'a [SecondPoint],
+    /// [`crate::Measurements::ttft_p50_any_s`].
+    pub ttft_p50_any_s: Option<f64>,
+    /// [`crate::Measurements::length_mismatches`].
+    pub length_mismatches: u64,
+}
+
+/// A median send lag over this is the generator's fault.
+const SEND_LAG_P50_S: f64 = 0.001;
+/// A p99 send lag over this, and over [`SEND_LAG_TTFT_SHARE`] of the median TTFT, too.
+const SEND_LAG_P99_S: f64 = 0.005;
+const SEND_LAG_TTFT_SHARE: f64 = 0.10;
+const SEND_LAG_WARN_SHARE: f64 = 0.01;
+const FAILED_SHARE: f64 = 0.01;
+const UNFINISHED_SHARE: f64 = 0.05;
+const LENGTH_SHARE: f64 = 0.01;
+/// The backlog test needs as many points in the window.
+const BACKLOG_MIN_POINTS: usize = 12;
+
+/// The verdict, and warnings that do not change it.
+pub fn assess(inputs: Inputs<'_>) -> (Validity, Vec<String>) {
+    let mut reasons = Vec::new();
+    let mut warnings = Vec::new();
+    if inputs.completion == Completion::Interrupted {
+        reasons.push("The run was interrupted: the figures cover only a part of it.".to_owned());
+    }
+    served(inputs, &mut reasons);
+    send_lag(inputs, &mut reasons, &mut warnings);
+    if inputs.load == LoadKind::Open {
+        reasons.extend(backlog_growth(inputs.series).map(BacklogGrowth::reason));
+    }
+    lengths(inputs, &mut reasons);
+    let verdict = if reasons.is_empty() {
+        Verdict::Valid
+    } else {
+        Verdict::Invalid
+    };
+    (Validity { verdict, reasons }, warnings)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+fn served(inputs: Inputs<'_>, reasons: &mut Vec<String>) {
+    let summary = inputs.summary;
+    let requests = summary.requests;
+    let judged = requests.total - requests.cancelled.min(requests.total);
+    if summary.completed() == 0 {
+        reasons.push("No request finished in the measured window.".to_owned());
+    }
+    let share = |count: u64| {
+        if judged == 0 {
+            0.0
+        } else {
+            count as f64 / judged as f64
+        }
+    };
+    let causes: Vec<String> = summary
+        .failures
+        .iter()
+        .map(|(cause, count)| format!("{count} × {cause}"))
+        .collect();
+    if judged > 0 && requests.failed == judged {
+        reasons.push(format!("Every request failed: {}.", causes.join(", ")));
+    } else if share(requests.failed) > FAILED_SHARE {
+        reasons.push(format!(
+            "{} of {judged} requests failed ({}, allowed {}): {}.",
+            requests.failed,
+            percent(share(requests.failed)),
+            percent(FAILED_SHARE),
+            causes.join(", "),
+        ));
+    }
+    if share(requests.unfinished) > UNFINISHED_SHARE {
+        reasons.push(format!(
+            "{} of {judged} requests had not finished at the end of the drain ({}, allowed {}): \
+             the system is over-saturated; lower the load or give it a longer drain.",
+            requests.unfinished,
+            percent(share(requests.unfinished)),
+            percent(UNFINISHED_SHARE),
+        ));
+    }
+}
+
+fn send_lag(inputs: Inputs<'_>, reasons: &mut Vec<String>, warnings: &mut Vec<String>) {
+    let ms = |seconds: f64| format!("{:.2} ms", seconds * 1e3);
+    let error = inputs.client_error;
+    if let Some(p50) = error.send_lag_p50_s.filter(|&p50| p50 > SEND_LAG_P50_S) {
+        reasons.push(format!(
+            "The load generator was late: half of the requests were sent more than {} after their \
+             intended instant (allowed {}).",
+            ms(p50),
+            ms(SEND_LAG_P50_S),
+        ));
+    }
+    let (Some(p99), Some(ttft)) = (error.send_lag_p99_s, inputs.ttft_p50_any_s) else {
+        return;
+    };
+    let figures = format!(
+        "send lag p99 is {}, {} of TTFT p50 ({})",
+        ms(p99),
+        percent(p99 / ttft),
+        ms(ttft)
+    );
+    if p99 > SEND_LAG_P99_S && p99 > SEND_LAG_TTFT_SHARE * ttft {
+        reasons.push(format!(
+            "The load generator was late: {figures}; allowed is {} or {}.",
+            ms(SEND_LAG_P99_S),
+            percent(SEND_LAG_TTFT_SHARE),
+        ));
+    } else if p99 > 0.0 && p99 >= SEND_LAG_WARN_SHARE * ttft {
+        warnings.push(format!(
+            "The load generator adds to the latencies: {figures}."
+        ));
+    }
+}
+
+fn lengths(inputs: Inputs<'_>, reasons: &mut Vec<String>) {
+    let summary = inputs.summary;
+    if summary
+        .token_count_source
+        .contains(&TokenCountSource::Chunks)
+    {
+        reasons.push(
+            "The number of output tokens is unknown: the server gave no usage and no tokenizer was \
+             at hand, so each chunk was taken for one token."
+                .to_owned(),
+        );
+    }
+    let ok = summary.requests.ok;
+    let share = if ok == 0 {
+        0.0
+    } else {
+        inputs.length_mismatches as f64 / ok as f64
+    };
+    if inputs.output_length == OutputLength::Exact && share > LENGTH_SHARE {
+        reasons.push(format!(
+            "{} of {ok} replies do not have the output length asked for ({}, allowed {}), although \
+             end-of-text was to be ignored: the load was not the one described.",
+            inputs.length_mismatches,
+            percent(share),
+            percent(LENGTH_SHARE),
+        ));
+    }
+}
+
+/// A queue that never settles.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BacklogGrowth {
+    /// Mean requests in flight in the first quarter of the window.
+    pub first: f64,
+    /// The same in the last quarter.
+    pub last: f64,
+    /// Theil-Sen slope, requests per second.
+    pub slope: f64,
+}
+
+impl BacklogGrowth {
+    fn reason(self) -> String {
+        format!(
+            "Demand exceeds capacity: the backlog grew from {:.1} to {:.1} requests in flight (by \
+             {:.2} per second), so the latencies are those of a queue that never settles; lower --rate.",
+            self.first, self.last, self.slope,
+        )
+    }
+}
+
+/// Does the number of requests in flight keep growing through the window?
+///
+/// Yes when the mean of the last quarter is over `1.5 ×` the mean of the first quarter `+ 3`, the
+/// third quarter already lies above the first, and the Theil-Sen slope (the median of the slopes
+/// between all pairs of points, which a burst cannot move) explains at least half of the growth.
+/// Windows with fewer than twelve seconds are not judged.
+pub fn backlog_growth(series: &[SecondPoint]) -> Option<BacklogGrowth> {
+    let inside: Vec<(f64, f64)> = series
+        .iter()
+        .filter(|point| point.in_window)
+        .map(|point| (point.t_s as f64, point.in_flight as f64))
+        .collect();
+    if inside.len() < BACKLOG_MIN_POINTS {
+        return None;
+    }
+    let mean = |points: &[(f64, f64)]| {
+        points.iter().map(|&(_, flying)| flying).sum::<f64>() / points.len() as f64
+    };
+    let quarter = inside.len() / 4;
+    let first = mean(&inside[..quarter]);
+    let third = mean(&inside[inside.len() - 2 * quarter..inside.len() - quarter]);
+    let last = mean(&inside[inside.len() - quarter..]);
+    let slope = theil_sen(&thinned(&inside));
+    let span = 0.75 * inside.len() as f64;
+    let grows = last > 1.5 * first + 3.0 && third > first && slope * span > 0.5 * (last - first);
+    grows.then_some(BacklogGrowth { first, last, slope })
+}
+
+/// At most 400 points, evenly taken: the slope is quadratic in their number.
+fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    points
+        .iter()
+        .copied()
+        .step_by(points.len().div_ceil(400))
+        .collect()
+}
+
+/// Median of the slopes between all pairs of points.
+fn theil_sen(points: &[(f64, f64)]) -> f64 {
+    let mut slopes = Vec::new();
+    for (index, &(x0, y0)) in points.iter().enumerate() {
+        for &(x1, y1) in points.iter().skip(index + 1) {
+            slopes.push((y1 - y0) / (x1 - x0));
+        }
+    }
+    slopes.sort_unstable_by(f64::total_cmp);
+    slopes.get(slopes.len() / 2).copied().unwrap_or(0.0)
+}

@@ -1,0 +1,10 @@
+//! Integration tests of `reports`: one binary, one module for each part.
+
+mod accumulate;
+mod cost;
+mod histogram;
+mod render;
+mod schema;
+mod stats;
+mod synthetic;
+mod validity;
