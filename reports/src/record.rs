@@ -38,7 +38,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Neither finished nor cancelled by the user, nor merely late: the system under test failed it.
+    /// Neither finished nor cancelled by the user, nor merely late: the system under test
+    /// failed it.
     pub fn is_failure(self) -> bool {
         !matches!(self, Self::Ok | Self::Cancelled | Self::Unfinished)
     }
@@ -149,7 +150,10 @@ impl RequestRecord {
     ///
     /// ITL records `gap / tokens`, `tokens` times; the raw gap is `chunk_gap`.
     pub fn gaps_ns(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
-        let gaps = self.chunk_ns.windows(2).map(|pair| pair[1].saturating_sub(pair[0]));
+        let gaps = self
+            .chunk_ns
+            .windows(2)
+            .map(|pair| pair[1].saturating_sub(pair[0]));
         gaps.zip(self.chunk_tokens.iter().skip(1).copied())
     }
 }

@@ -9,6 +9,7 @@ mod format;
 mod html;
 mod markdown;
 mod plot;
+mod sections;
 mod svg;
 mod terminal;
 mod timeline;

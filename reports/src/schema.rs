@@ -210,7 +210,8 @@ pub struct ClientError {
     pub timer_p99_s: Option<f64>,
     /// Turns that waited for the reply before them, and so moved in the schedule.
     pub pushed_turns: u64,
-    /// CPU seconds this process used in the run over wall seconds; in-process targets include the engine.
+    /// CPU seconds this process used in the run over wall seconds; in-process targets include
+    /// the engine.
     pub cpu_cores_used: Option<f64>,
     /// Content events that arrived with the same read as the one before.
     pub coalesced_share: Option<f64>,

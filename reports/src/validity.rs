@@ -232,7 +232,8 @@ impl BacklogGrowth {
     fn reason(self) -> String {
         format!(
             "Demand exceeds capacity: the backlog grew from {:.1} to {:.1} requests in flight (by \
-             {:.2} per second), so the latencies are those of a queue that never settles; lower --rate.",
+             {:.2} per second), so the latencies are those of a queue that never settles; \
+             lower --rate.",
             self.first, self.last, self.slope,
         )
     }

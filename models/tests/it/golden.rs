@@ -161,7 +161,7 @@ struct Findings {
 
 /// Runs all cases side by side. Every golden token is a step of its own, so that its logits are
 /// seen, and [`TOGETHER`] of them share a forward pass, so that the test is quick.
-fn teacher_forced(model: &Model, cases: &[GreedyCase]) -> Findings {
+fn teacher_forced(model: &Model, cases: &[GreedyCase], most_steps: usize) -> Findings {
     const BLOCKS: usize = 4;
     const TOGETHER: usize = 16;
     let tables: Vec<u32> = (0..(cases.len() * BLOCKS) as u32).collect();
@@ -169,13 +169,13 @@ fn teacher_forced(model: &Model, cases: &[GreedyCase]) -> Findings {
     let mut findings = Findings::default();
     let mut first_miss = vec![usize::MAX; cases.len()];
     let golden: Vec<_> = cases.iter().map(|case| case.aligned(&model.chat)).collect();
-    let longest = golden.iter().map(Vec::len).max().unwrap();
+    let longest = golden.iter().map(Vec::len).max().unwrap().min(most_steps);
     for first in (0..longest).step_by(TOGETHER) {
         let mut batch = Vec::new();
         let mut places = Vec::new();
         for (index, case) in cases.iter().enumerate() {
             let blocks = &tables[index * BLOCKS..(index + 1) * BLOCKS];
-            for step in first..golden[index].len().min(first + TOGETHER) {
+            for step in first..golden[index].len().min(longest).min(first + TOGETHER) {
                 let (tokens, start) = case.input(step);
                 assert!(start + tokens.len() <= BLOCKS * BLOCK_TOKENS);
                 batch.push(SequenceStep {
@@ -249,7 +249,8 @@ fn best_token(logits: &[f32]) -> u32 {
 fn with_f32_weights_the_continuations_are_llama_cpps() {
     let (source, path) = find_or_skip!("smollm2-135m-instruct.f32.greedy.jsonl");
     let cases: Vec<GreedyCase> = lines(&path);
-    let findings = teacher_forced(&Model::load(&source, WeightsDtype::F32).unwrap(), &cases);
+    let model = Model::load(&source, WeightsDtype::F32).unwrap();
+    let findings = teacher_forced(&model, &cases, 64);
     println!("{} cases: {findings:?}", cases.len());
     assert_eq!(findings.equal_to_first_tie, cases.len());
     assert_eq!(findings.agreeing, findings.clear);
@@ -260,10 +261,9 @@ fn with_f32_weights_the_continuations_are_llama_cpps() {
 fn with_stored_weights_the_distribution_stays_close() {
     let (source, path) = find_or_skip!("smollm2-135m-instruct.f32.greedy.jsonl");
     let cases: Vec<GreedyCase> = lines(&path);
-    let findings = teacher_forced(
-        &Model::load(&source, WeightsDtype::AsStored).unwrap(),
-        &cases,
-    );
+    // candle has no vector kernel for Q4_1: all 64 steps take over a minute without optimisation
+    let model = Model::load(&source, WeightsDtype::AsStored).unwrap();
+    let findings = teacher_forced(&model, &cases, 24);
     println!("{} cases: {findings:?}", cases.len());
     assert!(findings.agreeing as f64 >= 0.97 * findings.clear as f64);
     assert!(findings.divergence <= 0.02, "{}", findings.divergence);

@@ -11,9 +11,10 @@ use crate::schema::{MetricSummary, Report, SecondPoint};
 use super::axis::Axis;
 use super::format::{duration, percent, significant, usd, usd_exact};
 use super::plot::{Plot, latency_plots};
+use super::sections::cost_figure;
 use super::svg::{FRAME, svg};
 use super::timeline::time_plots;
-use super::view::{Figure, View, cost_figure, latency_figures, rate_figure};
+use super::view::{Figure, View, latency_figures, rate_figure};
 
 const TEMPLATE: &str = include_str!("../../templates/report.html.jinja");
 const STYLE: &str = include_str!("../../templates/report.css");
@@ -181,7 +182,7 @@ fn cards(report: &Report) -> Vec<Card> {
             .usd_per_million_input_tokens
             .map_or_else(|| "–".to_owned(), usd);
         cards.push(Card {
-            label: "Cost per 1M output tokens",
+            label: "Cost per 1M output",
             figure: cost_figure(cost, key, cost.usd_per_million_output_tokens),
             more: format!("input {input}"),
         });

@@ -13,7 +13,8 @@ use crate::validity::Verdict;
 use super::Style;
 use super::format::{duration, percent};
 use super::plot::density;
-use super::view::{Figure, cost_figure, latency_figures, metric_words, rate_figure, verdict_text};
+use super::sections::cost_figure;
+use super::view::{Figure, latency_figures, metric_words, rate_figure, verdict_text};
 
 const WIDTH: usize = 100;
 const METRICS: [Metric; 4] = [Metric::Ttft, Metric::Itl, Metric::Tpot, Metric::E2e];
@@ -127,11 +128,8 @@ fn latency(report: &Report, paint: Paint) -> Vec<String> {
             let intervals = cell(|figure| &figure.interval);
             lines.push(paint.dim(&format!("{:8}{intervals}", "")));
         }
-        for &(at, head) in &COLUMNS {
-            if !figures[at].reason.is_empty() {
-                let wanting = nulls.entry(figures[at].reason.clone()).or_default();
-                wanting.push(format!("{name} {head}"));
-            }
+        for (figure, reason) in missing(name, &figures) {
+            nulls.entry(reason).or_default().push(figure);
         }
     }
     for (reason, figures) in nulls {
@@ -139,6 +137,19 @@ fn latency(report: &Report, paint: Paint) -> Vec<String> {
         lines.extend(wrapped(&text, "  – ").iter().map(|line| paint.dim(line)));
     }
     lines
+}
+
+/// `(figure, reason)` of what is missing; the name alone when all of a metric is, for one reason.
+fn missing(name: &str, figures: &[Figure]) -> Vec<(String, String)> {
+    let reasons = COLUMNS.map(|(at, head)| (head, figures[at].reason.as_str()));
+    let first = reasons[0].1;
+    if !first.is_empty() && reasons.iter().all(|&(_, reason)| reason == first) {
+        return vec![(name.to_owned(), first.to_owned())];
+    }
+    let missing = reasons.into_iter().filter(|(_, reason)| !reason.is_empty());
+    missing
+        .map(|(head, reason)| (format!("{name} {head}"), reason.to_owned()))
+        .collect()
 }
 
 /// Density over a logarithmic axis, for TTFT and ITL.

@@ -1,3 +1,5 @@
+//! The golden stream of `metrics.md`, who counts, and order independence.
+
 use proptest::prelude::*;
 use reports::accumulate::{Accumulator, Measurements, Window};
 use reports::histogram::LatencyHistogram;

@@ -1,10 +1,13 @@
+//! Price files and the additive split.
+
 use reports::cost::{self, Confidence, Per, PriceFile};
 
 use crate::synthetic::{self, Story};
 
 fn file(body: &str) -> String {
     format!(
-        "[[price]]\nid = \"a\"\ndevice = \"cpu\"\nwhat = \"w\"\nsource = \"s\"\ndate = \"2026-01\"\n\
+        "[[price]]\nid = \"a\"\ndevice = \"cpu\"\nwhat = \"w\"\nsource = \"s\"\n\
+         date = \"2026-01\"\n\
          confidence = \"example\"\n{body}"
     )
 }
@@ -61,7 +64,8 @@ fn mistakes_name_file_key_value_and_what_is_accepted() {
     assert!(refused(&twice).contains("an id no other price has"));
     let range = file("usd_per_hour = 1\nusd_per_hour_range = [2, 3]");
     assert!(refused(&range).contains("[low, high] around usd_per_hour"));
-    let weight = "[output_token_weight]\nvalue = 0\nsource = \"s\"\ndate = \"2026-01\"";
+    let weight = "[output_token_weight]\nvalue = 0\nsource = \"s\"\n\
+         date = \"2026-01\"";
     assert!(refused(weight).contains("output_token_weight.value = 0"));
 }
 

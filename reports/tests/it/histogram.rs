@@ -1,3 +1,5 @@
+//! Merging, encoding, bucket arithmetic and the interval log.
+
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};

@@ -1,3 +1,5 @@
+//! Snapshots, escaping, size and self-containment of the rendered reports.
+
 use reports::Report;
 use reports::render::{self, Style};
 use reports::schema::Metric;

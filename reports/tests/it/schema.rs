@@ -1,3 +1,5 @@
+//! The committed JSON schemas.
+
 use reports::{Report, RequestRecord};
 use schemars::Schema;
 

@@ -1,3 +1,5 @@
+//! Every reason, and what is not one.
+
 use reports::accumulate::Measurements;
 use reports::schema::{RequestCounts, SecondPoint};
 use reports::validity::{

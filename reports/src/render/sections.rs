@@ -1,0 +1,377 @@
+//! The tables of the report below the latencies, one for each topic.
+//!
+//! Invariant: a row stands in its table whether or not its figure is known; only what a target
+//! cannot have at all is left out. What it does not do: order the tables; `view` does.
+
+use crate::cost::Cost;
+use crate::record::TokenCountSource;
+use crate::schema::Report;
+use crate::stats::thousands;
+
+use super::format::{bytes, duration, interval, parameters, percent, significant, usd, usd_exact};
+use super::view::{Figure, Row, Section, rate_figure};
+
+/// What was served, and how fast.
+pub(super) fn throughput(report: &Report) -> Section {
+    let summary = &report.summary;
+    let mut rows = vec![
+        row(
+            "Output tokens",
+            rate_figure(summary.output_tokens_per_s, "tok/s"),
+        ),
+        row("Requests", rate_figure(summary.request_rate, "req/s")),
+    ];
+    if let Some(slo) = report.workload.slo {
+        let limits = [
+            ("TTFT", slo.ttft_s),
+            ("TPOT", slo.tpot_s),
+            ("E2E", slo.e2e_s),
+        ];
+        let limits: Vec<String> = limits
+            .into_iter()
+            .filter_map(|(name, limit)| Some(format!("{name} ≤ {}", duration(limit?))))
+            .collect();
+        rows.push(text("SLO", limits.join(", ")));
+    }
+    rows.push(row(
+        "Goodput",
+        match summary.goodput_rate {
+            Some(rate) => rate_figure(rate, "req/s"),
+            None => Figure::missing("no SLO was given"),
+        },
+    ));
+    if let Some(share) = summary.goodput_share {
+        rows.push(text("Goodput share", percent(share)));
+    }
+    rows.push(count("Input tokens", summary.input_tokens));
+    if let Some(cached) = summary.cached_input_tokens {
+        rows.push(count("of them in a prefix cache", cached));
+    }
+    rows.push(count("Output tokens in the window", summary.output_tokens));
+    let source = |source: &TokenCountSource| match source {
+        TokenCountSource::Engine => "the engine's own count",
+        TokenCountSource::Usage => "the server's usage",
+        TokenCountSource::Tokenized => "text tokenised after the run",
+        TokenCountSource::Chunks => "one for each chunk (unreliable)",
+    };
+    let sources: Vec<&str> = summary.token_count_source.iter().map(source).collect();
+    rows.push(text("Tokens counted by", sources.join(", ")));
+    if let Some(energy) = &report.energy {
+        let label = format!("Energy ({}, {})", energy.scope, energy.source);
+        rows.push(text(label, format!("{} J", significant(energy.joules))));
+    }
+    Section {
+        title: "Throughput",
+        rows,
+    }
+}
+
+/// A figure of the cost by its key.
+pub(super) fn cost_figure(cost: &Cost, key: &str, value: Option<f64>) -> Figure {
+    match value {
+        Some(value) => Figure {
+            value: usd(value),
+            interval: cost
+                .ci95
+                .get(key)
+                .map(|&ends| interval(ends))
+                .unwrap_or_default(),
+            reason: String::new(),
+        },
+        None => Figure::missing(
+            cost.null_reasons
+                .get(key)
+                .map_or("not known", String::as_str),
+        ),
+    }
+}
+
+/// What it cost.
+pub(super) fn cost(report: &Report) -> Section {
+    let Some(cost) = &report.cost else {
+        let rows = vec![row(
+            "Cost",
+            Figure::missing("no price is known for this device"),
+        )];
+        return Section {
+            title: "Cost",
+            rows,
+        };
+    };
+    let figure = |key, value| cost_figure(cost, key, value);
+    let whole = cost.usd_per_million_output_tokens_whole_cost;
+    let rows = vec![
+        row("Per query", figure("per_query_usd", cost.per_query_usd)),
+        row(
+            "Per query within the SLO",
+            figure("per_goodput_query_usd", cost.per_goodput_query_usd),
+        ),
+        row(
+            "Per million input tokens",
+            figure(
+                "usd_per_million_input_tokens",
+                cost.usd_per_million_input_tokens,
+            ),
+        ),
+        row(
+            "Per million output tokens",
+            figure(
+                "usd_per_million_output_tokens",
+                cost.usd_per_million_output_tokens,
+            ),
+        ),
+        row(
+            "Per million tokens, input and output alike",
+            figure(
+                "usd_per_million_total_tokens",
+                cost.usd_per_million_total_tokens,
+            ),
+        ),
+        row(
+            "Per million output tokens, input free",
+            figure("usd_per_million_output_tokens_whole_cost", whole),
+        ),
+        text("Hardware per hour", usd_exact(cost.usd_per_hour)),
+        text("The measured window", usd(cost.usd_window)),
+    ];
+    Section {
+        title: "Cost",
+        rows,
+    }
+}
+
+/// The price and the split, with their sources.
+pub(super) fn cost_source(cost: &Cost) -> String {
+    let price = &cost.price;
+    let range = price.usd_per_hour_range;
+    let range =
+        range.map(|(low, high)| format!(", range {} to {}", usd_exact(low), usd_exact(high)));
+    let range = range.unwrap_or_default();
+    let note = price
+        .note
+        .as_ref()
+        .map(|note| format!(" Note: {note}."))
+        .unwrap_or_default();
+    let weight = &cost.output_token_weight;
+    format!(
+        "{} × {} at {} an hour{range} ({}; {}, {}, confidence {}).{note} Input and output share \
+         the cost at 1 : {} ({}, {}).",
+        cost.units,
+        price.per.name(),
+        usd_exact(price.usd_per_hour),
+        price.what,
+        price.source,
+        price.date,
+        price.confidence.name(),
+        weight.value,
+        weight.source,
+        weight.date,
+    )
+}
+
+/// How the requests of the window ended.
+pub(super) fn outcomes(report: &Report) -> Section {
+    let requests = report.summary.requests;
+    let share = |count: u64| match requests.total {
+        0 => thousands(count),
+        total => format!(
+            "{} ({})",
+            thousands(count),
+            percent(count as f64 / total as f64)
+        ),
+    };
+    let mut rows = vec![
+        count("Intended in the window", requests.total),
+        text("Finished", share(requests.ok)),
+        text("Failed", share(requests.failed)),
+        text(
+            "Cancelled by the user, as planned",
+            share(requests.cancelled),
+        ),
+        text(
+            "Unfinished at the end of the drain",
+            share(requests.unfinished),
+        ),
+    ];
+    let causes = report.summary.failures.iter();
+    rows.extend(causes.map(|(cause, &times)| count(&format!("Failed: {cause}"), times)));
+    Section {
+        title: "Request outcomes",
+        rows,
+    }
+}
+
+/// The load, as specified and as generated.
+pub(super) fn workload(report: &Report) -> Section {
+    let load = &report.workload;
+    let realised = &load.realised;
+    let mut rows = vec![
+        text("Workload", load.description.clone()),
+        text("Load", format!("{} loop; {}", load.load, load.arrivals)),
+    ];
+    if let Some(users) = load.users {
+        rows.push(count("Users", u64::from(users)));
+    }
+    if let Some(rate) = load.target_rate {
+        let intended = report.summary.requests.total as f64 / report.summary.window_s.max(1e-9);
+        rows.push(text(
+            "Rate asked for",
+            format!("{} req/s", significant(rate)),
+        ));
+        rows.push(text(
+            "Rate intended in the window",
+            format!("{} req/s", significant(intended)),
+        ));
+    }
+    let plan = format!(
+        "{} warm-up, {} window",
+        duration(load.warmup_s),
+        duration(load.duration_s)
+    );
+    rows.push(text("Phases", plan));
+    let schedule = format!(
+        "{} requests in {} sessions",
+        thousands(realised.requests),
+        thousands(realised.sessions)
+    );
+    rows.push(text("Schedule", schedule));
+    let prompt = format!(
+        "mean {}, p50 {}, p95 {}",
+        significant(realised.prompt_tokens_mean),
+        thousands(realised.prompt_tokens_p50),
+        thousands(realised.prompt_tokens_p95)
+    );
+    rows.push(text("Prompt tokens", prompt));
+    let output = format!(
+        "mean {}, p50 {}",
+        significant(realised.output_tokens_mean),
+        thousands(realised.output_tokens_p50)
+    );
+    rows.push(text("Output tokens asked for", output));
+    rows.push(text("Lengths counted in", load.length_mode.clone()));
+    rows.push(count(
+        "Histories cut to fit the context",
+        realised.truncated,
+    ));
+    rows.push(count("Cancellations planned", realised.cancelled));
+    if let Some(cv) = realised.arrival_cv {
+        rows.push(text("Variation of arrival gaps (CV)", significant(cv)));
+    }
+    if let Some(share) = realised.ideal_prefix_hit {
+        rows.push(text("Prefix hits with an unbounded cache", percent(share)));
+    }
+    let classes = realised.classes.iter();
+    rows.extend(classes.map(|(class, &times)| count(&format!("Class {class}"), times)));
+    Section {
+        title: "Workload: asked for and realised",
+        rows,
+    }
+}
+
+/// The generator's own error.
+pub(super) fn client_error(report: &Report) -> Section {
+    let error = &report.client_error;
+    let seconds = |label: &str, value: Option<f64>| {
+        row(
+            label,
+            value.map_or_else(
+                || Figure::missing("not measured"),
+                |s| Figure::plain(duration(s)),
+            ),
+        )
+    };
+    let mut rows = vec![
+        seconds("Send lag p50", error.send_lag_p50_s),
+        seconds("Send lag p99", error.send_lag_p99_s),
+        seconds("Send lag max", error.send_lag_max_s),
+        seconds("Timer lateness p50", error.timer_p50_s),
+        seconds("Timer lateness p99", error.timer_p99_s),
+        count("Turns that waited for the reply before", error.pushed_turns),
+    ];
+    if let Some(cores) = error.cpu_cores_used {
+        rows.push(text("CPU cores used by this process", significant(cores)));
+    }
+    if let Some(share) = error.coalesced_share {
+        rows.push(text(
+            "Events read together with the one before",
+            percent(share),
+        ));
+    }
+    Section {
+        title: "Load generator",
+        rows,
+    }
+}
+
+/// What ran where.
+pub(super) fn system(report: &Report) -> Section {
+    let (run, target, model, host) = (&report.run, &report.target, &report.model, &report.run.host);
+    let mut rows = vec![
+        text("Target", format!("{} ({})", target.name, target.kind)),
+        text("Device", target.device.clone()),
+        text("Model", model.name.clone()),
+    ];
+    let mut optional = |label: &str, value: Option<String>| {
+        rows.extend(value.map(|value| text(label, value)));
+    };
+    optional("Architecture", model.architecture.clone());
+    optional("Parameters", model.parameters.map(parameters));
+    optional("Weights", model.weights.clone());
+    optional("Weight memory", model.weight_bytes.map(bytes));
+    optional(
+        "Context limit",
+        model
+            .context_limit
+            .map(|tokens| format!("{} tokens", thousands(tokens))),
+    );
+    optional("Identity", model.identity.clone());
+    rows.push(text("Tokenizer", model.tokenizer.clone()));
+    rows.extend(
+        target
+            .details
+            .iter()
+            .map(|(key, value)| text(key.clone(), value.clone())),
+    );
+    let cpu = format!(
+        "{} ({} logical CPUs, {})",
+        host.cpu,
+        host.logical_cpus,
+        bytes(host.memory_bytes)
+    );
+    rows.push(text("Host", cpu));
+    rows.push(text("System", format!("{}, {}", host.os, host.arch)));
+    rows.extend(
+        run.environment
+            .iter()
+            .map(|(key, value)| text(key.clone(), value.clone())),
+    );
+    let commit = run
+        .git_commit
+        .as_ref()
+        .map(|commit| format!(" ({commit})"))
+        .unwrap_or_default();
+    rows.push(text("weighbridge", format!("{}{commit}", run.tool_version)));
+    rows.push(text("Seed", run.seed.to_string()));
+    rows.push(text("Schedule hash", run.schedule_hash.clone()));
+    rows.push(text("Started", run.start.clone()));
+    rows.push(text("Ended", run.end.clone()));
+    Section {
+        title: "Environment",
+        rows,
+    }
+}
+
+fn row(label: impl Into<String>, figure: Figure) -> Row {
+    Row {
+        label: label.into(),
+        figure,
+    }
+}
+
+fn text(label: impl Into<String>, value: impl Into<String>) -> Row {
+    row(label, Figure::plain(value))
+}
+
+fn count(label: &str, value: u64) -> Row {
+    text(label, thousands(value))
+}
