@@ -23,7 +23,14 @@ impl CandleExecutor {
     pub fn new(model: Llama, capacity: Capacity) -> Self {
         let cache = KvCache::new(model.config(), capacity.blocks as usize);
         let max_context = capacity.max_context.min(model.config().context);
-        Self { model, cache, capacity: Capacity { max_context, ..capacity } }
+        Self {
+            model,
+            cache,
+            capacity: Capacity {
+                max_context,
+                ..capacity
+            },
+        }
     }
 
     fn run(&mut self, batch: &Batch) -> Result<StepOutput, DeviceError> {
@@ -59,7 +66,10 @@ impl Executor for CandleExecutor {
         catch_unwind(AssertUnwindSafe(|| self.run(batch))).unwrap_or_else(|panic| {
             let words = panic.downcast_ref::<String>().map(String::as_str);
             let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(DeviceError(format!("the model panicked: {}", words.unwrap_or("no message"))))
+            Err(DeviceError(format!(
+                "the model panicked: {}",
+                words.unwrap_or("no message")
+            )))
         })
     }
 }

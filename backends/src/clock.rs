@@ -96,12 +96,18 @@ impl Clock {
 
     /// A clock whose time is virtual.
     pub fn simulated() -> Self {
-        Self::with(Driver::Simulated { now_ns: AtomicU64::new(0) })
+        Self::with(Driver::Simulated {
+            now_ns: AtomicU64::new(0),
+        })
     }
 
     fn with(driver: Driver) -> Self {
         let timers = Mutex::new(Timers::default());
-        Self(Arc::new(Shared { driver, timers, changed: Condvar::new() }))
+        Self(Arc::new(Shared {
+            driver,
+            timers,
+            changed: Condvar::new(),
+        }))
     }
 
     /// Is time virtual?
@@ -116,7 +122,11 @@ impl Clock {
 
     /// Completes at `deadline`, or at once if that has passed.
     pub fn sleep_until(&self, deadline: Nanos) -> Sleep {
-        Sleep { clock: self.clone(), deadline, id: None }
+        Sleep {
+            clock: self.clone(),
+            deadline,
+            id: None,
+        }
     }
 
     /// Completes after `duration`.
@@ -156,7 +166,10 @@ impl Clock {
                 .on_thread_park(move || shared.advance())
                 .build()
         } else {
-            tokio::runtime::Builder::new_multi_thread().enable_io().worker_threads(2).build()
+            tokio::runtime::Builder::new_multi_thread()
+                .enable_io()
+                .worker_threads(2)
+                .build()
         };
         built.expect("the async runtime can be started")
     }
@@ -185,7 +198,11 @@ impl Clock {
 
 impl fmt::Debug for Clock {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.is_simulated() { "simulated" } else { "wall" };
+        let kind = if self.is_simulated() {
+            "simulated"
+        } else {
+            "wall"
+        };
         write!(formatter, "Clock({kind}, {:?})", self.now())
     }
 }
@@ -204,7 +221,9 @@ impl Shared {
 
     /// The idle hook of virtual time: jumps to the earliest deadline and wakes its waiter.
     fn advance(&self) {
-        let Driver::Simulated { now_ns } = &self.driver else { return };
+        let Driver::Simulated { now_ns } = &self.driver else {
+            return;
+        };
         let next = self.lock().pop();
         let Some((deadline, waker)) = next else {
             panic!("virtual time stands still: every task waits and no timer is set (deadlock)");
@@ -261,7 +280,10 @@ fn pace(shared: &std::sync::Weak<Shared>) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the system's clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the system's clock"
+)]
 fn wall_now() -> Instant {
     Instant::now()
 }
@@ -290,7 +312,10 @@ impl Future for Sleep {
         }
         let id = timers.next_id;
         timers.next_id += 1;
-        let earliest = timers.heap.peek().is_none_or(|Reverse((at, _))| self.deadline.0 < *at);
+        let earliest = timers
+            .heap
+            .peek()
+            .is_none_or(|Reverse((at, _))| self.deadline.0 < *at);
         timers.heap.push(Reverse((self.deadline.0, id)));
         timers.wakers.insert(id, context.waker().clone());
         drop(timers);
@@ -324,7 +349,9 @@ mod tests {
                 let (clock, sender) = (clock.clone(), sender.clone());
                 tokio::spawn(async move {
                     for step in 0..1000_u64 {
-                        clock.sleep_until(Nanos(1 + step * 1_000 + (task * 7919) % 1000)).await;
+                        clock
+                            .sleep_until(Nanos(1 + step * 1_000 + (task * 7919) % 1000))
+                            .await;
                         sender.send(clock.now().0).expect("the receiver lives");
                     }
                 });
@@ -368,7 +395,10 @@ mod tests {
         let outcome = std::panic::catch_unwind(|| {
             Clock::simulated().block_on(std::future::pending::<()>());
         });
-        let message = *outcome.expect_err("it must panic").downcast::<&str>().expect("a message");
+        let message = *outcome
+            .expect_err("it must panic")
+            .downcast::<&str>()
+            .expect("a message");
         assert!(message.contains("deadlock"), "{message}");
     }
 
@@ -387,7 +417,9 @@ mod tests {
     fn a_dropped_sleep_leaves_nothing_behind() {
         let clock = Clock::simulated();
         clock.block_on(async {
-            let late = clock.timeout(Nanos(5), clock.sleep_until(Nanos(1_000_000))).await;
+            let late = clock
+                .timeout(Nanos(5), clock.sleep_until(Nanos(1_000_000)))
+                .await;
             assert_eq!(late, Err(Elapsed));
             clock.sleep_until(Nanos(9)).await;
         });

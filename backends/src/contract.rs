@@ -142,7 +142,10 @@ pub struct Failure {
 impl Failure {
     /// A failure and its description.
     pub fn new(cause: FailureCause, message: impl Into<String>) -> Self {
-        Self { cause, message: message.into() }
+        Self {
+            cause,
+            message: message.into(),
+        }
     }
 }
 

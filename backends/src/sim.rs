@@ -75,7 +75,10 @@ impl Device {
             ("tflops".into(), figure(&self.tflops)),
             ("memory_gb_per_s".into(), figure(&self.memory_gb_per_s)),
             ("memory_gb".into(), figure(&self.memory_gb)),
-            ("compute_efficiency".into(), figure(&self.compute_efficiency)),
+            (
+                "compute_efficiency".into(),
+                figure(&self.compute_efficiency),
+            ),
             ("memory_efficiency".into(), figure(&self.memory_efficiency)),
             ("step_overhead_us".into(), figure(&self.step_overhead_us)),
         ])
@@ -115,7 +118,12 @@ impl SimulatedExecutor {
             weight_bytes: model.weight_bytes as f64,
             kv_bytes_per_token: model.kv_bytes_per_token as f64,
         };
-        Self { clock, capacity, vocab_size: model.vocab_size as u32, cost }
+        Self {
+            clock,
+            capacity,
+            vocab_size: model.vocab_size as u32,
+            cost,
+        }
     }
 }
 
@@ -145,7 +153,11 @@ impl Executor for SimulatedExecutor {
             let mixed = mix(sample.params.seed ^ mix(sample.output_index));
             16 + (mixed % u64::from(self.vocab_size.max(17) - 16)) as u32
         };
-        let tokens = batch.rows.iter().filter_map(|row| row.sample.as_ref().map(draw)).collect();
+        let tokens = batch
+            .rows
+            .iter()
+            .filter_map(|row| row.sample.as_ref().map(draw))
+            .collect();
         Ok(StepOutput { tokens })
     }
 }
@@ -175,9 +187,16 @@ mod tests {
             for (key, figure) in device.details() {
                 assert!(!figure.contains("(; "), "{name}: {key} has no confidence");
             }
-            assert!(device.tflops.value > 1.0 && device.memory_gb_per_s.value > 10.0, "{name}");
+            assert!(
+                device.tflops.value > 1.0 && device.memory_gb_per_s.value > 10.0,
+                "{name}"
+            );
             for share in [&device.compute_efficiency, &device.memory_efficiency] {
-                assert!((0.05..=1.0).contains(&share.value), "{name}: {}", share.value);
+                assert!(
+                    (0.05..=1.0).contains(&share.value),
+                    "{name}: {}",
+                    share.value
+                );
             }
         }
         assert_eq!(Device::builtin("abacus"), None);
@@ -195,7 +214,10 @@ mod tests {
             kv_bytes_per_token: 0.0,
         };
         let batch_of = |tokens: usize| {
-            let mut batch = Batch { tokens: vec![0; tokens], ..Batch::default() };
+            let mut batch = Batch {
+                tokens: vec![0; tokens],
+                ..Batch::default()
+            };
             batch.rows.push(crate::engine::Row {
                 sequence: crate::engine::SequenceId(0),
                 tokens: 0..tokens,
@@ -205,7 +227,15 @@ mod tests {
             });
             batch
         };
-        assert_eq!(cost.step(&batch_of(1)), Nanos(11_000_000), "10 ms of weights + 1 ms");
-        assert_eq!(cost.step(&batch_of(100)), Nanos(201_000_000), "200 ms of arithmetic + 1 ms");
+        assert_eq!(
+            cost.step(&batch_of(1)),
+            Nanos(11_000_000),
+            "10 ms of weights + 1 ms"
+        );
+        assert_eq!(
+            cost.step(&batch_of(100)),
+            Nanos(201_000_000),
+            "200 ms of arithmetic + 1 ms"
+        );
     }
 }

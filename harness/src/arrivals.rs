@@ -109,7 +109,10 @@ mod tests {
     use crate::random::{Purpose, stream};
 
     fn mean_and_cv(arrivals: Arrivals) -> (f64, f64) {
-        let gaps: Vec<f64> = arrivals.gaps(stream(1, Purpose::Arrivals, 0)).take(20_000).collect();
+        let gaps: Vec<f64> = arrivals
+            .gaps(stream(1, Purpose::Arrivals, 0))
+            .take(20_000)
+            .collect();
         let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>();
         (mean, (variance / gaps.len() as f64).sqrt() / mean)
@@ -126,7 +129,10 @@ mod tests {
             (Arrivals::Gamma(3.0), 3.0, 0.27),
         ] {
             let (mean, found) = mean_and_cv(arrivals);
-            assert!((mean - 1.0).abs() < 0.03 * cv.max(1.0), "{arrivals}: mean {mean}");
+            assert!(
+                (mean - 1.0).abs() < 0.03 * cv.max(1.0),
+                "{arrivals}: mean {mean}"
+            );
             assert!((found - cv).abs() <= tolerance, "{arrivals}: CV {found}");
         }
     }
@@ -135,7 +141,9 @@ mod tests {
     fn instants_keep_to_their_window_and_repeat() {
         let instants = || -> Vec<f64> {
             let rng = stream(3, Purpose::Arrivals, 0);
-            Arrivals::Poisson.instants_s(5.0, (-10.0, 100.0), rng).collect()
+            Arrivals::Poisson
+                .instants_s(5.0, (-10.0, 100.0), rng)
+                .collect()
         };
         let all = instants();
         assert_eq!(all, instants());
@@ -148,7 +156,15 @@ mod tests {
         for name in ["poisson", "constant", "gamma:1.05"] {
             assert_eq!(name.parse::<Arrivals>().expect(name).to_string(), name);
         }
-        for wrong in ["", "gamma", "gamma:0", "gamma:-1", "gamma:nan", "gamma:x", "Poisson"] {
+        for wrong in [
+            "",
+            "gamma",
+            "gamma:0",
+            "gamma:-1",
+            "gamma:nan",
+            "gamma:x",
+            "Poisson",
+        ] {
             let error = wrong.parse::<Arrivals>().expect_err(wrong).to_string();
             assert!(error.contains("accepted are"), "{error}");
         }

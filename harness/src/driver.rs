@@ -71,7 +71,15 @@ pub async fn run(
     recorder: Recorder,
     stop: watch::Receiver<bool>,
 ) {
-    let LoadPlan { load, start, end, drain_end, sampling, ignore_eos, .. } = plan;
+    let LoadPlan {
+        load,
+        start,
+        end,
+        drain_end,
+        sampling,
+        ignore_eos,
+        ..
+    } = plan;
     let pause = Nanos::from_secs_f64(SHORTEST_PAUSE_S * plan.think_scale.min(1.0));
     let mut seat = Seat {
         clock: backend.clock().clone(),
@@ -94,9 +102,14 @@ pub async fn run(
         Load::Open(sessions) => {
             for session in sessions {
                 // Tasks are started a little before they are due, not all at once.
-                let first = session.turns.first().map_or(Nanos::ZERO, |turn| turn.nominal);
+                let first = session
+                    .turns
+                    .first()
+                    .map_or(Nanos::ZERO, |turn| turn.nominal);
                 let lead = Nanos(first.0.saturating_sub(2_000_000_000));
-                let ids = seat.next_id.fetch_add(session.turns.len() as u64, Ordering::Relaxed);
+                let ids = seat
+                    .next_id
+                    .fetch_add(session.turns.len() as u64, Ordering::Relaxed);
                 seat.wait_until(lead).await;
                 seats.spawn(seat.clone().hold_open(session, ids));
             }
@@ -104,7 +117,10 @@ pub async fn run(
         Load::Closed { users, spread } => {
             for user in 0..users {
                 let start = Nanos(spread.0 * u64::from(user));
-                seats.spawn(seat.clone().hold_closed(u64::from(user), u64::from(users), start));
+                seats.spawn(
+                    seat.clone()
+                        .hold_closed(u64::from(user), u64::from(users), start),
+                );
             }
         }
     }
@@ -204,14 +220,22 @@ impl Seat {
             prompt,
             max_tokens: turn.output_tokens,
             ignore_eos: self.ignore_eos,
-            sampling: SamplingParams { seed: turn.seed, ..self.sampling },
+            sampling: SamplingParams {
+                seed: turn.seed,
+                ..self.sampling
+            },
         };
         if !self.wait_until(intended).await {
             return None;
         }
         let stream = self.backend.submit(request);
         self.recorder.live().sent.fetch_add(1, Ordering::Relaxed);
-        let mut answer = Answer { record, reply: Reply::default(), texts: vec![], coalesced: 0 };
+        let mut answer = Answer {
+            record,
+            reply: Reply::default(),
+            texts: vec![],
+            coalesced: 0,
+        };
         self.listen(stream, turn, &mut answer).await;
         answer.settle(&self.tokenizer);
         self.recorder.record(&answer.record, answer.coalesced);
@@ -222,7 +246,9 @@ impl Seat {
     /// Reads a stream until it ends, the user stops it, or the run is over.
     async fn listen(&mut self, mut stream: TokenStream, turn: &Turn, answer: &mut Answer) {
         loop {
-            let next = self.clock.timeout(self.start.plus(self.drain_end), stream.next());
+            let next = self
+                .clock
+                .timeout(self.start.plus(self.drain_end), stream.next());
             let event = tokio::select! {
                 biased;
                 () = stopped(&mut self.stop) => None,
@@ -244,8 +270,16 @@ impl Seat {
             if is_content {
                 self.recorder.live().tokens.fetch_add(1, Ordering::Relaxed);
             }
-            if turn.cancel_after.is_some_and(|after| answer.record.chunk_ns.len() as u32 >= after) {
-                let last = answer.record.chunk_ns.last().copied().map_or(Nanos::ZERO, Nanos);
+            if turn
+                .cancel_after
+                .is_some_and(|after| answer.record.chunk_ns.len() as u32 >= after)
+            {
+                let last = answer
+                    .record
+                    .chunk_ns
+                    .last()
+                    .copied()
+                    .map_or(Nanos::ZERO, Nanos);
                 answer.end(last, Outcome::Cancelled, None);
                 return;
             }

@@ -13,13 +13,17 @@ pub fn host_info() -> HostInfo {
         .with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(kinds).ok();
     let unknown = || "unknown".to_owned();
-    let cpu = system.as_ref().and_then(|system| Some(system.cpus().first()?.brand().to_owned()));
+    let cpu = system
+        .as_ref()
+        .and_then(|system| Some(system.cpus().first()?.brand().to_owned()));
     let name = System::long_os_version().unwrap_or_else(|_| unknown());
     let kernel = System::kernel_version().unwrap_or_else(|_| unknown());
     HostInfo {
         os: format!("{name}, kernel {kernel}"),
         arch: std::env::consts::ARCH.into(),
-        cpu: cpu.filter(|name| !name.trim().is_empty()).unwrap_or_else(unknown),
+        cpu: cpu
+            .filter(|name| !name.trim().is_empty())
+            .unwrap_or_else(unknown),
         logical_cpus: logical_cpus(),
         memory_bytes: system.map_or(0, |system| system.total_memory()),
     }

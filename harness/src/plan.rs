@@ -52,6 +52,8 @@ pub struct Plan {
     pub sampling: SamplingParams,
     /// Ask for exactly the planned output length.
     pub ignore_eos: bool,
+    /// Threads of an engine on the CPU, if the user says.
+    pub threads: Option<usize>,
     /// For engines.
     pub engine: EngineOptions,
     /// For servers.
@@ -107,7 +109,10 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     let mut workload = spec::load(scenario.workload.as_deref().unwrap_or("smoke"))?;
     if let Some(scale) = scenario.think_scale {
         let place = places.of("think_scale", |flags| flags.think_scale.is_some());
-        ensure!(scale.is_finite() && scale >= 0.0, "{place} is {scale}; accepted is a number from 0");
+        ensure!(
+            scale.is_finite() && scale >= 0.0,
+            "{place} is {scale}; accepted is a number from 0"
+        );
         workload.think_scale = scale;
     }
     let load = resolve_load(&scenario, &places, &workload)?;
@@ -121,8 +126,13 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     };
     let temperature = scenario.temperature.unwrap_or(0.0);
     let place = places.of("temperature", |flags| flags.temperature.is_some());
-    ensure!((0.0..=10.0).contains(&temperature), "{place} is {temperature}; accepted is 0 to 10");
-    let max_requests = count(&places, "requests", scenario.requests, |f| f.requests.is_some())?;
+    ensure!(
+        (0.0..=10.0).contains(&temperature),
+        "{place} is {temperature}; accepted is 0 to 10"
+    );
+    let max_requests = count(&places, "requests", scenario.requests, |f| {
+        f.requests.is_some()
+    })?;
     let weights = match scenario.weights.as_deref() {
         None | Some("stored") => WeightsDtype::AsStored,
         Some("f32") => WeightsDtype::F32,
@@ -132,12 +142,24 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
         }
     };
     Ok(Plan {
+        threads: count(&places, "threads", scenario.threads, |f| {
+            f.threads.is_some()
+        })?,
         engine: resolve_engine(&scenario, &places, &target)?,
         http: resolve_http(&scenario, &places, tokenizer)?,
         price: resolve_price(&scenario, &target)?,
-        sampling: SamplingParams { temperature, top_k: None, top_p: None, seed: 0 },
+        sampling: SamplingParams {
+            temperature,
+            top_k: None,
+            top_p: None,
+            seed: 0,
+        },
         ignore_eos: !scenario.stop_at_eos.unwrap_or(false),
-        slo: slo.filter(|slo| [slo.ttft_s, slo.tpot_s, slo.e2e_s].iter().any(Option::is_some)),
+        slo: slo.filter(|slo| {
+            [slo.ttft_s, slo.tpot_s, slo.e2e_s]
+                .iter()
+                .any(Option::is_some)
+        }),
         seed: scenario.seed.unwrap_or(1),
         max_requests: max_requests.map(|n| n as u64),
         target,
@@ -199,7 +221,10 @@ fn resolve_load(
     let rate = scenario.rate.unwrap_or(workload.rate);
     let place = places.of("rate", |flags| flags.rate.is_some());
     let in_range = rate.is_finite() && rate > 0.0 && rate <= 1e6;
-    ensure!(in_range, "{place} is {rate}; accepted is a number of requests per second above 0");
+    ensure!(
+        in_range,
+        "{place} is {rate}; accepted is a number of requests per second above 0"
+    );
     Ok(LoadKind::Open(rate, arrivals))
 }
 
@@ -216,12 +241,17 @@ fn resolve_times(
         };
         text.as_ref().map(parse).transpose()
     };
-    let duration = seconds("duration", &scenario.duration, |flags| flags.duration.is_some())?;
+    let duration = seconds("duration", &scenario.duration, |flags| {
+        flags.duration.is_some()
+    })?;
     let warmup = seconds("warmup", &scenario.warmup, |flags| flags.warmup.is_some())?;
     let drain = seconds("drain", &scenario.drain, |flags| flags.drain.is_some())?;
     let duration_s = duration.unwrap_or(workload.duration_s);
     let place = places.of("duration", |flags| flags.duration.is_some());
-    ensure!(duration_s >= 1.0, "{place} is {duration_s} s; accepted is 1 s or more");
+    ensure!(
+        duration_s >= 1.0,
+        "{place} is {duration_s} s; accepted is 1 s or more"
+    );
     let warmup_s = warmup.unwrap_or_else(|| workload.warmup_s.min(duration_s / 6.0));
     Ok((warmup_s, duration_s, drain.unwrap_or(60.0)))
 }
@@ -242,7 +272,10 @@ fn resolve_engine(
             let place = places.of("kv_memory", |flags| flags.kv_memory.is_some());
             let bytes = parse_bytes(text).map_err(|message| anyhow!("{place}: {message}"))?;
             let fits = *target != Target::Cpu || bytes < memory;
-            ensure!(fits, "{place} is {text}; this machine has {memory} bytes of memory");
+            ensure!(
+                fits,
+                "{place} is {text}; this machine has {memory} bytes of memory"
+            );
             bytes
         }
         // Virtual runs must not depend on the machine.
@@ -257,10 +290,12 @@ fn resolve_engine(
             bail!("{place} is `{other}`; accepted are `on` and `off`")
         }
     };
-    let max_batch_tokens =
-        count(places, "max_batch_tokens", scenario.max_batch_tokens, |f| f.max_batch_tokens.is_some())?;
-    let max_sequences =
-        count(places, "max_sequences", scenario.max_sequences, |f| f.max_sequences.is_some())?;
+    let max_batch_tokens = count(places, "max_batch_tokens", scenario.max_batch_tokens, |f| {
+        f.max_batch_tokens.is_some()
+    })?;
+    let max_sequences = count(places, "max_sequences", scenario.max_sequences, |f| {
+        f.max_sequences.is_some()
+    })?;
     Ok(EngineOptions {
         kv_memory_bytes,
         max_batch_tokens: max_batch_tokens.unwrap_or(tokens),
@@ -277,7 +312,11 @@ fn count(
 ) -> Result<Option<usize>> {
     let Some(value) = value else { return Ok(None) };
     let in_range = (1..=1_000_000_000).contains(&value);
-    ensure!(in_range, "{} is {value}; accepted is a number from 1", places.of(key, flag));
+    ensure!(
+        in_range,
+        "{} is {value}; accepted is a number from 1",
+        places.of(key, flag)
+    );
     Ok(Some(value as usize))
 }
 
@@ -305,9 +344,17 @@ fn resolve_http(
         "{}: environment variable `{variable}` is not set",
         places.of("api_key_env", |flags| flags.api_key_env.is_some())
     );
-    let served = scenario.served_model.clone().or_else(|| scenario.model.clone());
-    let served_model = served.filter(|_| tokenizer == TokenizerKind::Exact || scenario.model.is_some());
-    Ok(HttpOptions { served_model: served_model.unwrap_or_default(), api_key, extra_body })
+    let served = scenario
+        .served_model
+        .clone()
+        .or_else(|| scenario.model.clone());
+    let served_model =
+        served.filter(|_| tokenizer == TokenizerKind::Exact || scenario.model.is_some());
+    Ok(HttpOptions {
+        served_model: served_model.unwrap_or_default(),
+        api_key,
+        extra_body,
+    })
 }
 
 fn resolve_price(scenario: &Scenario, target: &Target) -> Result<Option<ResolvedPrice>> {
@@ -319,7 +366,11 @@ fn resolve_price(scenario: &Scenario, target: &Target) -> Result<Option<Resolved
             PriceFile::parse(&text, &path.display().to_string())?
         }
     };
-    let Some(device) = scenario.price_device.clone().or_else(|| target.price_device()) else {
+    let Some(device) = scenario
+        .price_device
+        .clone()
+        .or_else(|| target.price_device())
+    else {
         return Ok(None);
     };
     let resolved = prices.resolve(&device, price_units(target));
@@ -332,7 +383,11 @@ fn resolve_price(scenario: &Scenario, target: &Target) -> Result<Option<Resolved
 
 /// vCPUs of this host for the CPU, one device for all else.
 fn price_units(target: &Target) -> u32 {
-    if *target == Target::Cpu { crate::host::logical_cpus() } else { 1 }
+    if *target == Target::Cpu {
+        crate::host::logical_cpus()
+    } else {
+        1
+    }
 }
 
 #[cfg(test)]
@@ -348,7 +403,10 @@ mod tests {
     #[test]
     fn with_nothing_given_it_is_the_readme_s_run() {
         let plan = resolve(&Scenario::default(), None).expect("the defaults work");
-        assert_eq!((plan.target, plan.model_name.as_str()), (Target::Cpu, "ref-135m"));
+        assert_eq!(
+            (plan.target, plan.model_name.as_str()),
+            (Target::Cpu, "ref-135m")
+        );
         assert_eq!(plan.workload.name, "smoke");
         assert_eq!((plan.warmup_s, plan.seed, plan.ignore_eos), (2.0, 1, true));
     }
@@ -357,19 +415,98 @@ mod tests {
     fn mistakes_name_the_flag_the_value_and_what_is_accepted() {
         let base = Scenario::default;
         let text = |text: &str| Some(text.to_owned());
-        check(Scenario { rate: Some(-1.0), ..base() }, "`--rate` is -1; accepted is");
-        check(Scenario { users: Some(0), ..base() }, "`--users` is 0; accepted is 1 to");
-        check(Scenario { rate: Some(1.0), users: Some(2), ..base() }, "both given");
-        check(Scenario { duration: text("60"), ..base() }, "`--duration`: `60` is not");
-        check(Scenario { slo: text("ttft=fast"), ..base() }, "`--slo`: `fast` is not");
-        check(Scenario { kv_memory: text("lots"), ..base() }, "`--kv-memory`: `lots`");
-        check(Scenario { kv_memory: text("900TB"), ..base() }, "`--kv-memory` is 900TB");
-        check(Scenario { prefix_cache: text("maybe"), ..base() }, "accepted are `on` and `off`");
-        check(Scenario { extra_body: text("[1]"), ..base() }, "accepted is a JSON object");
-        check(Scenario { arrivals: text("bursty"), ..base() }, "`bursty` is not");
-        check(Scenario { model: text("gpt-9"), ..base() }, "gpt-9");
-        check(Scenario { requests: Some(0), ..base() }, "`--requests` is 0");
-        check(Scenario { price: Some("no/such.toml".into()), ..base() }, "no/such.toml");
+        check(
+            Scenario {
+                rate: Some(-1.0),
+                ..base()
+            },
+            "`--rate` is -1; accepted is",
+        );
+        check(
+            Scenario {
+                users: Some(0),
+                ..base()
+            },
+            "`--users` is 0; accepted is 1 to",
+        );
+        check(
+            Scenario {
+                rate: Some(1.0),
+                users: Some(2),
+                ..base()
+            },
+            "both given",
+        );
+        check(
+            Scenario {
+                duration: text("60"),
+                ..base()
+            },
+            "`--duration`: `60` is not",
+        );
+        check(
+            Scenario {
+                slo: text("ttft=fast"),
+                ..base()
+            },
+            "`--slo`: `fast` is not",
+        );
+        check(
+            Scenario {
+                kv_memory: text("lots"),
+                ..base()
+            },
+            "`--kv-memory`: `lots`",
+        );
+        check(
+            Scenario {
+                kv_memory: text("900TB"),
+                ..base()
+            },
+            "`--kv-memory` is 900TB",
+        );
+        check(
+            Scenario {
+                prefix_cache: text("maybe"),
+                ..base()
+            },
+            "accepted are `on` and `off`",
+        );
+        check(
+            Scenario {
+                extra_body: text("[1]"),
+                ..base()
+            },
+            "accepted is a JSON object",
+        );
+        check(
+            Scenario {
+                arrivals: text("bursty"),
+                ..base()
+            },
+            "`bursty` is not",
+        );
+        check(
+            Scenario {
+                model: text("gpt-9"),
+                ..base()
+            },
+            "gpt-9",
+        );
+        check(
+            Scenario {
+                requests: Some(0),
+                ..base()
+            },
+            "`--requests` is 0",
+        );
+        check(
+            Scenario {
+                price: Some("no/such.toml".into()),
+                ..base()
+            },
+            "no/such.toml",
+        );
     }
 
     #[test]
@@ -377,14 +514,24 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("s.toml");
         std::fs::write(&path, "rate = -3.0\nworkload = \"random:8/4\"\n").expect("writable");
-        let error = resolve(&Scenario::default(), Some(&path)).expect_err("negative").to_string();
+        let error = resolve(&Scenario::default(), Some(&path))
+            .expect_err("negative")
+            .to_string();
         assert!(error.contains("s.toml: key `rate` is -3"), "{error}");
-        let flags = Scenario { rate: Some(2.5), ..Scenario::default() };
+        let flags = Scenario {
+            rate: Some(2.5),
+            ..Scenario::default()
+        };
         let plan = resolve(&flags, Some(&path)).expect("the flag is good");
         assert_eq!(plan.load, LoadKind::Open(2.5, Arrivals::Poisson));
         assert_eq!(plan.workload.name, "random:8/4");
         std::fs::write(&path, "raet = 3.0\n").expect("writable");
-        let error = resolve(&Scenario::default(), Some(&path)).expect_err("typo").to_string();
-        assert!(error.contains("raet") && error.contains("line 1"), "{error}");
+        let error = resolve(&Scenario::default(), Some(&path))
+            .expect_err("typo")
+            .to_string();
+        assert!(
+            error.contains("raet") && error.contains("line 1"),
+            "{error}"
+        );
     }
 }

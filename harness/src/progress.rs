@@ -45,7 +45,10 @@ impl Snapshot {
             self.in_flight, self.ended, self.failed
         );
         if let (Some(used), Some(total)) = (gauges.used_blocks, gauges.total_blocks) {
-            line.push_str(&format!(", KV {}%", 100 * u64::from(used) / u64::from(total.max(1))));
+            line.push_str(&format!(
+                ", KV {}%",
+                100 * u64::from(used) / u64::from(total.max(1))
+            ));
         }
         if let Some(preemptions) = gauges.preemptions.filter(|&count| count > 0) {
             line.push_str(&format!(", {preemptions} preemptions"));
@@ -59,7 +62,11 @@ pub async fn show(backend: Arc<dyn Backend>, recorder: Recorder, start: Nanos, e
     let terminal = stderr().is_terminal();
     let seconds = if terminal { 0.5 } else { 10.0 };
     let total = end.as_secs_f64().ceil() as u64;
-    let bar = if terminal { ProgressBar::new(total) } else { ProgressBar::hidden() };
+    let bar = if terminal {
+        ProgressBar::new(total)
+    } else {
+        ProgressBar::hidden()
+    };
     bar.set_style(
         ProgressStyle::with_template("{bar:30} {pos:>4}/{len}s  {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
@@ -73,7 +80,11 @@ pub async fn show(backend: Arc<dyn Backend>, recorder: Recorder, start: Nanos, e
         let now = Snapshot::of(&recorder);
         let line = now.line(before, seconds, backend.gauges());
         let elapsed = clock.now().since(start).as_secs_f64();
-        let phase = if elapsed > end.as_secs_f64() { " (drain)" } else { "" };
+        let phase = if elapsed > end.as_secs_f64() {
+            " (drain)"
+        } else {
+            ""
+        };
         if terminal {
             bar.set_position((elapsed as u64).min(total));
             bar.set_message(format!("{line}{phase}"));
@@ -90,8 +101,18 @@ mod tests {
 
     #[test]
     fn a_line_says_what_matters() {
-        let before = Snapshot { in_flight: 0, ended: 0, failed: 0, tokens: 50 };
-        let now = Snapshot { in_flight: 3, ended: 7, failed: 1, tokens: 150 };
+        let before = Snapshot {
+            in_flight: 0,
+            ended: 0,
+            failed: 0,
+            tokens: 50,
+        };
+        let now = Snapshot {
+            in_flight: 3,
+            ended: 7,
+            failed: 1,
+            tokens: 150,
+        };
         let gauges = Gauges {
             used_blocks: Some(10),
             total_blocks: Some(40),

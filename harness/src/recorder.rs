@@ -69,7 +69,10 @@ impl Recorder {
             content_events: 0,
             coalesced: 0,
         };
-        Ok(Self(Arc::new(Shared { state: Mutex::new(state), live: Live::default() })))
+        Ok(Self(Arc::new(Shared {
+            state: Mutex::new(state),
+            live: Live::default(),
+        })))
     }
 
     /// Counters for the progress display.
@@ -100,12 +103,20 @@ impl Recorder {
     /// When a conversation still holds a recorder.
     pub fn finish(self) -> Recorded {
         let shared = Arc::into_inner(self.0).expect("every conversation has ended");
-        let state = shared.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let State { accumulator, write_error, content_events, coalesced, .. } = state;
+        let state = shared
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let State {
+            accumulator,
+            write_error,
+            content_events,
+            coalesced,
+            ..
+        } = state;
         Recorded {
             measurements: accumulator.finish(),
-            coalesced_share: (content_events > 0)
-                .then(|| coalesced as f64 / content_events as f64),
+            coalesced_share: (content_events > 0).then(|| coalesced as f64 / content_events as f64),
             write_error,
         }
     }

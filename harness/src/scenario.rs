@@ -97,6 +97,10 @@ pub struct Scenario {
     #[arg(long, value_name = "KIND")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
+    /// Engine: threads [default: all processors]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<i64>,
     /// Server: `model` field of each request [default: --model, else the first the server lists]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,10 +143,14 @@ pub enum ScenarioError {
 impl Scenario {
     /// Reads a scenario file.
     pub fn read(path: &Path) -> Result<Self, ScenarioError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ScenarioError::Read { path: path.into(), source })?;
-        toml::from_str(&text)
-            .map_err(|error| ScenarioError::Parse { path: path.into(), message: error.to_string() })
+        let text = std::fs::read_to_string(path).map_err(|source| ScenarioError::Read {
+            path: path.into(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|error| ScenarioError::Parse {
+            path: path.into(),
+            message: error.to_string(),
+        })
     }
 
     /// `self`, and `file` for what it leaves out.
@@ -153,8 +161,16 @@ impl Scenario {
             model: self.model.or(file.model),
             workload: self.workload.or(file.workload),
             // One beats the other kind of load as well.
-            rate: if self.users.is_some() { self.rate } else { self.rate.or(file.rate) },
-            users: if self.rate.is_some() { self.users } else { self.users.or(file.users) },
+            rate: if self.users.is_some() {
+                self.rate
+            } else {
+                self.rate.or(file.rate)
+            },
+            users: if self.rate.is_some() {
+                self.users
+            } else {
+                self.users.or(file.users)
+            },
             arrivals: self.arrivals.or(file.arrivals),
             duration: self.duration.or(file.duration),
             warmup: self.warmup.or(file.warmup),
@@ -171,6 +187,7 @@ impl Scenario {
             max_sequences: self.max_sequences.or(file.max_sequences),
             prefix_cache: self.prefix_cache.or(file.prefix_cache),
             weights: self.weights.or(file.weights),
+            threads: self.threads.or(file.threads),
             served_model: self.served_model.or(file.served_model),
             extra_body: self.extra_body.or(file.extra_body),
             api_key_env: self.api_key_env.or(file.api_key_env),

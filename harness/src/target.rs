@@ -30,10 +30,14 @@ pub enum Target {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// Not one of the forms.
-    #[error("target `{0}` is not known; accepted are `cpu`, `http://HOST:PORT/v1` and `sim:DEVICE`")]
+    #[error(
+        "target `{0}` is not known; accepted are `cpu`, `http://HOST:PORT/v1` and `sim:DEVICE`"
+    )]
     Unknown(String),
     /// Planned.
-    #[error("target `{target}`: this version has no {what} yet; accepted are `cpu`, `http://HOST:PORT/v1` and `sim:DEVICE`\n\nhint: {hint}")]
+    #[error(
+        "target `{target}`: this version has no {what} yet; accepted are `cpu`, `http://HOST:PORT/v1` and `sim:DEVICE`\n\nhint: {hint}"
+    )]
     Planned {
         /// As given.
         target: String,
@@ -53,7 +57,13 @@ pub enum TargetError {
 impl Target {
     /// Reads `--target`.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
-        let planned = |what, hint| Err(TargetError::Planned { target: text.into(), what, hint });
+        let planned = |what, hint| {
+            Err(TargetError::Planned {
+                target: text.into(),
+                what,
+                hint,
+            })
+        };
         let server = "measure its server instead: `--target http://HOST:PORT/v1`";
         match text {
             "cpu" => Ok(Self::Cpu),
@@ -68,8 +78,10 @@ impl Target {
             _ => match text.strip_prefix("sim:") {
                 Some(device) if Device::builtin(device).is_some() => Ok(Self::Sim(device.into())),
                 Some(device) => {
-                    let names: Vec<_> =
-                        sim::device_names().iter().map(|name| format!("`sim:{name}`")).collect();
+                    let names: Vec<_> = sim::device_names()
+                        .iter()
+                        .map(|name| format!("`sim:{name}`"))
+                        .collect();
                     Err(TargetError::NoDevice(device.into(), names.join(", ")))
                 }
                 None => Err(TargetError::Unknown(text.into())),
@@ -192,13 +204,29 @@ pub async fn connect(
                 details,
             };
             let executor = SimulatedExecutor::new(&device, served.info(), capacity, clock.clone());
-            Engine::start(executor, clock.clone(), engine.prefix_cache, end_tokens, system)
+            Engine::start(
+                executor,
+                clock.clone(),
+                engine.prefix_cache,
+                end_tokens,
+                system,
+            )
         }
         (_, Served::Loaded(model)) => {
             let device = crate::host::host_info().cpu;
-            let system = SystemInfo { kind: "engine".into(), device, details };
+            let system = SystemInfo {
+                kind: "engine".into(),
+                device,
+                details,
+            };
             let executor = CandleExecutor::new(model.llama, capacity);
-            Engine::start(executor, clock.clone(), engine.prefix_cache, end_tokens, system)
+            Engine::start(
+                executor,
+                clock.clone(),
+                engine.prefix_cache,
+                end_tokens,
+                system,
+            )
         }
         (_, Served::Described(..)) => unreachable!("the CPU is given a loaded model"),
     };
@@ -206,12 +234,22 @@ pub async fn connect(
 }
 
 fn engine_details(engine: &EngineOptions, capacity: Capacity) -> BTreeMap<String, String> {
-    let on_off = if engine.prefix_cache == PrefixCache::On { "on" } else { "off" };
+    let on_off = if engine.prefix_cache == PrefixCache::On {
+        "on"
+    } else {
+        "off"
+    };
     BTreeMap::from([
-        ("kv_memory".into(), crate::units::show_bytes(engine.kv_memory_bytes)),
+        (
+            "kv_memory".into(),
+            crate::units::show_bytes(engine.kv_memory_bytes),
+        ),
         ("kv_blocks".into(), capacity.blocks.to_string()),
         ("kv_block_tokens".into(), models::BLOCK_TOKENS.to_string()),
-        ("max_batch_tokens".into(), capacity.max_batch_tokens.to_string()),
+        (
+            "max_batch_tokens".into(),
+            capacity.max_batch_tokens.to_string(),
+        ),
         ("max_sequences".into(), capacity.max_sequences.to_string()),
         ("max_context".into(), capacity.max_context.to_string()),
         ("prefix_cache".into(), on_off.into()),

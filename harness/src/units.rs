@@ -31,27 +31,41 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         (text.trim_end_matches(unit), *factor)
     });
     let value: Option<f64> = number.trim().parse().ok();
-    let value = value.map(|value| value * factor).filter(|bytes| (1.0..1e15).contains(bytes));
+    let value = value
+        .map(|value| value * factor)
+        .filter(|bytes| (1.0..1e15).contains(bytes));
     value.map(|bytes| bytes as u64).ok_or_else(|| {
-        format!("`{text}` is not a size; accepted is a number with a unit, such as `512MiB` or `2GB`")
+        format!(
+            "`{text}` is not a size; accepted is a number with a unit, such as `512MiB` or `2GB`"
+        )
     })
 }
 
 /// `512MiB` and the like, for people.
 pub fn show_bytes(bytes: u64) -> String {
     let mib = bytes as f64 / 1_048_576.0;
-    if mib >= 1024.0 { format!("{:.1} GiB", mib / 1024.0) } else { format!("{mib:.0} MiB") }
+    if mib >= 1024.0 {
+        format!("{:.1} GiB", mib / 1024.0)
+    } else {
+        format!("{mib:.0} MiB")
+    }
 }
 
 /// `ttft=2s,tpot=100ms,e2e=30s`, or `none`.
 pub fn parse_slo(text: &str) -> Result<Slo, String> {
-    let mut slo = Slo { ttft_s: None, tpot_s: None, e2e_s: None };
+    let mut slo = Slo {
+        ttft_s: None,
+        tpot_s: None,
+        e2e_s: None,
+    };
     if text == "none" {
         return Ok(slo);
     }
     for part in text.split(',') {
         let wrong = || {
-            format!("`{part}` is not a limit; accepted are `ttft=`, `tpot=` and `e2e=` with a duration, such as `ttft=2s,tpot=100ms`, or `none`")
+            format!(
+                "`{part}` is not a limit; accepted are `ttft=`, `tpot=` and `e2e=` with a duration, such as `ttft=2s,tpot=100ms`, or `none`"
+            )
         };
         let (metric, limit) = part.trim().split_once('=').ok_or_else(wrong)?;
         let limit_s = Some(parse_duration(limit)?.as_secs_f64());
@@ -72,10 +86,18 @@ mod tests {
     #[test]
     fn good_values_are_read() {
         assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
-        for (text, bytes) in [("512MiB", 536_870_912), ("1.5GB", 1_500_000_000), ("77", 77)] {
+        for (text, bytes) in [
+            ("512MiB", 536_870_912),
+            ("1.5GB", 1_500_000_000),
+            ("77", 77),
+        ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
-        let slo = Slo { ttft_s: Some(2.0), tpot_s: Some(0.1), e2e_s: None };
+        let slo = Slo {
+            ttft_s: Some(2.0),
+            tpot_s: Some(0.1),
+            e2e_s: None,
+        };
         assert_eq!(parse_slo("ttft=2s,tpot=100ms"), Ok(slo));
         assert_eq!(show_bytes(1 << 30), "1.0 GiB");
     }
@@ -83,13 +105,22 @@ mod tests {
     #[test]
     fn bad_values_say_what_is_accepted() {
         for text in ["", "60", "-5s", "abc", "1 parsec"] {
-            assert!(parse_duration(text).is_err_and(|error| error.contains("accepted")), "{text}");
+            assert!(
+                parse_duration(text).is_err_and(|error| error.contains("accepted")),
+                "{text}"
+            );
         }
         for text in ["", "-1GiB", "12XB", "NaN", "1e40GiB"] {
-            assert!(parse_bytes(text).is_err_and(|error| error.contains("accepted")), "{text}");
+            assert!(
+                parse_bytes(text).is_err_and(|error| error.contains("accepted")),
+                "{text}"
+            );
         }
         for text in ["", "ttft", "ttft=2", "latency=2s", "ttft=-1s"] {
-            assert!(parse_slo(text).is_err_and(|error| error.contains("accepted")), "{text}");
+            assert!(
+                parse_slo(text).is_err_and(|error| error.contains("accepted")),
+                "{text}"
+            );
         }
     }
 }

@@ -95,11 +95,18 @@ impl BlockPool {
     /// When nothing refers to the block.
     pub fn release(&mut self, id: BlockId) {
         let block = &mut self.blocks[id.0 as usize];
-        block.references = block.references.checked_sub(1).expect("a released block was in use");
+        block.references = block
+            .references
+            .checked_sub(1)
+            .expect("a released block was in use");
         if block.references == 0 {
             // A block that holds nothing goes to the front of the queue.
             self.releases += 1;
-            block.released = if block.key.is_some() { self.releases } else { 0 };
+            block.released = if block.key.is_some() {
+                self.releases
+            } else {
+                0
+            };
             self.free.insert((block.released, id));
         }
     }
@@ -114,7 +121,9 @@ impl BlockPool {
         let limit = tokens.len().saturating_sub(1) / BLOCK_TOKENS * BLOCK_TOKENS;
         for chunk in tokens[..limit].chunks_exact(BLOCK_TOKENS) {
             let key = (parent, as_key(chunk));
-            let Some(&(prefix, id)) = self.index.get(&key) else { break };
+            let Some(&(prefix, id)) = self.index.get(&key) else {
+                break;
+            };
             self.retain(id);
             matched.push(id);
             parent = prefix;
@@ -171,7 +180,9 @@ mod tests {
     use super::*;
 
     fn tokens(seed: u32, blocks: u32) -> Vec<u32> {
-        (0..blocks * BLOCK_TOKENS as u32).map(|i| seed * 100_000 + i).collect()
+        (0..blocks * BLOCK_TOKENS as u32)
+            .map(|i| seed * 100_000 + i)
+            .collect()
     }
 
     /// Computes `prompt` into fresh blocks, as a sequence would.
@@ -220,7 +231,10 @@ mod tests {
     #[test]
     fn the_least_recently_released_prefix_is_evicted_first_tail_before_head() {
         let mut pool = BlockPool::new(4, PrefixCache::On);
-        let (old, new) = ([tokens(1, 2), vec![0]].concat(), [tokens(2, 2), vec![0]].concat());
+        let (old, new) = (
+            [tokens(1, 2), vec![0]].concat(),
+            [tokens(2, 2), vec![0]].concat(),
+        );
         for prompt in [&old, &new] {
             let blocks = fill(&mut pool, prompt);
             release_all(&mut pool, &blocks);

@@ -83,7 +83,9 @@ impl Engine {
         let (submissions, receiver) = mpsc::unbounded_channel();
         let counters = Arc::new(Counters::default());
         let capacity = executor.capacity();
-        counters.total_blocks.store(capacity.blocks, Ordering::Relaxed);
+        counters
+            .total_blocks
+            .store(capacity.blocks, Ordering::Relaxed);
         let worker = Worker {
             executor,
             clock: clock.clone(),
@@ -93,7 +95,13 @@ impl Engine {
             counters: Arc::clone(&counters),
         };
         clock.spawn_engine(worker.run(receiver));
-        Self { clock, info, submissions, counters, end_tokens }
+        Self {
+            clock,
+            info,
+            submissions,
+            counters,
+            end_tokens,
+        }
     }
 }
 
@@ -111,11 +119,21 @@ impl Backend for Engine {
         let at = self.clock.now();
         let send = |kind| drop(events.send(Event { at, kind }));
         send(EventKind::Sent);
-        let end_tokens =
-            if request.ignore_eos { Arc::from([]) } else { Arc::clone(&self.end_tokens) };
-        let submission = Submission { request, end_tokens, events: events.clone() };
+        let end_tokens = if request.ignore_eos {
+            Arc::from([])
+        } else {
+            Arc::clone(&self.end_tokens)
+        };
+        let submission = Submission {
+            request,
+            end_tokens,
+            events: events.clone(),
+        };
         if self.submissions.send(submission).is_err() {
-            send(EventKind::Failed(Failure::new(FailureCause::Engine, "the engine has stopped")));
+            send(EventKind::Failed(Failure::new(
+                FailureCause::Engine,
+                "the engine has stopped",
+            )));
         }
         stream
     }
@@ -171,7 +189,10 @@ impl<E: Executor> Worker<E> {
                 Ok(output) if output.tokens.len() == batch.samples() => self.apply(&output, at),
                 Ok(output) => {
                     let (found, wanted) = (output.tokens.len(), batch.samples());
-                    self.fail_all(&format!("the device gave {found} tokens for {wanted} rows"), at);
+                    self.fail_all(
+                        &format!("the device gave {found} tokens for {wanted} rows"),
+                        at,
+                    );
                 }
                 Err(error) => self.fail_all(&error.to_string(), at),
             }
@@ -179,7 +200,11 @@ impl<E: Executor> Worker<E> {
     }
 
     fn add(&mut self, submission: Submission) {
-        let Submission { request, end_tokens, events } = submission;
+        let Submission {
+            request,
+            end_tokens,
+            events,
+        } = submission;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
         let input_tokens = request.prompt.tokens.len() as u64;
@@ -192,20 +217,29 @@ impl<E: Executor> Worker<E> {
         });
         match added {
             Ok(()) => {
-                let usage = Usage { input_tokens, cached_tokens: None, output_tokens: 0 };
+                let usage = Usage {
+                    input_tokens,
+                    cached_tokens: None,
+                    output_tokens: 0,
+                };
                 self.live.insert(id, Live { events, usage });
             }
             Err(error) => {
                 let failure = Failure::new(FailureCause::Rejected, error.to_string());
                 let kind = EventKind::Failed(failure);
-                drop(events.send(Event { at: self.clock.now(), kind }));
+                drop(events.send(Event {
+                    at: self.clock.now(),
+                    kind,
+                }));
             }
         }
     }
 
     /// A dropped stream is how a request is cancelled.
     fn drop_cancelled(&mut self) {
-        let Self { live, scheduler, .. } = self;
+        let Self {
+            live, scheduler, ..
+        } = self;
         live.retain(|&id, request| {
             let wanted = !request.events.is_closed();
             if !wanted {
@@ -233,12 +267,18 @@ impl<E: Executor> Worker<E> {
             Progress::Token(token) => {
                 if let Some(request) = live.get_mut(&id) {
                     request.usage.output_tokens += 1;
-                    drop(request.events.send(Event { at, kind: EventKind::Token(token) }));
+                    drop(request.events.send(Event {
+                        at,
+                        kind: EventKind::Token(token),
+                    }));
                 }
             }
             Progress::Finished(reason) => {
                 if let Some(request) = live.remove(&id) {
-                    let kind = EventKind::Finished { reason, usage: Some(request.usage) };
+                    let kind = EventKind::Finished {
+                        reason,
+                        usage: Some(request.usage),
+                    };
                     drop(request.events.send(Event { at, kind }));
                 }
             }
@@ -250,17 +290,28 @@ impl<E: Executor> Worker<E> {
         for id in self.scheduler.clear() {
             if let Some(request) = self.live.remove(&id) {
                 let failure = Failure::new(FailureCause::Engine, message);
-                drop(request.events.send(Event { at, kind: EventKind::Failed(failure) }));
+                drop(request.events.send(Event {
+                    at,
+                    kind: EventKind::Failed(failure),
+                }));
             }
         }
     }
 
     fn publish_counters(&self) {
         let counters = &self.counters;
-        counters.waiting.store(self.scheduler.waiting() as u32, Ordering::Relaxed);
-        counters.running.store(self.scheduler.running() as u32, Ordering::Relaxed);
-        counters.used_blocks.store(self.scheduler.pool().used() as u32, Ordering::Relaxed);
-        counters.preemptions.store(self.scheduler.preemptions(), Ordering::Relaxed);
+        counters
+            .waiting
+            .store(self.scheduler.waiting() as u32, Ordering::Relaxed);
+        counters
+            .running
+            .store(self.scheduler.running() as u32, Ordering::Relaxed);
+        counters
+            .used_blocks
+            .store(self.scheduler.pool().used() as u32, Ordering::Relaxed);
+        counters
+            .preemptions
+            .store(self.scheduler.preemptions(), Ordering::Relaxed);
     }
 }
 

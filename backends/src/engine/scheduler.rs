@@ -147,12 +147,20 @@ impl Scheduler {
     /// # Panics
     /// When the device cannot take one token or has no block.
     pub fn new(capacity: Capacity, prefix_cache: PrefixCache) -> Self {
-        assert!(capacity.max_batch_tokens > 0 && capacity.max_sequences > 0, "a step does work");
+        assert!(
+            capacity.max_batch_tokens > 0 && capacity.max_sequences > 0,
+            "a step does work"
+        );
         assert!(capacity.blocks > 0, "the device holds at least one block");
         // Decodes alone must not use the budget up, or prompts would never be computed.
-        let max_sequences = capacity.max_sequences.min((capacity.max_batch_tokens - 1).max(1));
+        let max_sequences = capacity
+            .max_sequences
+            .min((capacity.max_batch_tokens - 1).max(1));
         Self {
-            capacity: Capacity { max_sequences, ..capacity },
+            capacity: Capacity {
+                max_sequences,
+                ..capacity
+            },
             pool: BlockPool::new(capacity.blocks, prefix_cache),
             waiting: VecDeque::new(),
             running: Vec::new(),
@@ -163,7 +171,9 @@ impl Scheduler {
 
     /// Tokens that one sequence may have: the context limit, or all blocks if they are fewer.
     pub fn context_limit(&self) -> usize {
-        self.capacity.max_context.min(self.pool.total() * BLOCK_TOKENS)
+        self.capacity
+            .max_context
+            .min(self.pool.total() * BLOCK_TOKENS)
     }
 
     /// Puts a request at the end of the queue.
@@ -176,7 +186,11 @@ impl Scheduler {
             return Err(AddError::NoOutput);
         }
         if prompt + new.max_tokens as usize > limit {
-            return Err(AddError::TooLong { prompt, output: new.max_tokens, limit });
+            return Err(AddError::TooLong {
+                prompt,
+                output: new.max_tokens,
+                limit,
+            });
         }
         self.waiting.push_back(Sequence {
             id: new.id,
@@ -206,8 +220,13 @@ impl Scheduler {
 
     /// Forgets every request, for when the device has failed; returns them.
     pub fn clear(&mut self) -> Vec<SequenceId> {
-        let mut all: Vec<_> = self.running.drain(..).chain(self.waiting.drain(..)).collect();
-        all.iter_mut().for_each(|sequence| release(&mut self.pool, sequence));
+        let mut all: Vec<_> = self
+            .running
+            .drain(..)
+            .chain(self.waiting.drain(..))
+            .collect();
+        all.iter_mut()
+            .for_each(|sequence| release(&mut self.pool, sequence));
         all.iter().map(|sequence| sequence.id).collect()
     }
 
@@ -237,7 +256,11 @@ impl Scheduler {
                 output_index: sequence.output_len() as u64,
             });
             let tokens = &sequence.tokens[sequence.computed..end];
-            let blocks = sequence.blocks.iter().take(end.div_ceil(BLOCK_TOKENS)).map(|id| id.0);
+            let blocks = sequence
+                .blocks
+                .iter()
+                .take(end.div_ceil(BLOCK_TOKENS))
+                .map(|id| id.0);
             batch.push(sequence.id, tokens, blocks, sequence.computed, sample);
         }
     }
@@ -274,7 +297,10 @@ impl Scheduler {
             self.preempt_youngest();
         }
         for _ in 0..needed {
-            let block = self.pool.allocate().expect("enough free blocks were counted");
+            let block = self
+                .pool
+                .allocate()
+                .expect("enough free blocks were counted");
             self.running[index].blocks.push(block);
         }
         true
@@ -291,7 +317,9 @@ impl Scheduler {
     /// Takes requests from the queue, in order, while the budgets last.
     fn admit(&mut self, budget: &mut usize) {
         while *budget > 0 && self.running.len() < self.capacity.max_sequences {
-            let Some(mut sequence) = self.waiting.pop_front() else { return };
+            let Some(mut sequence) = self.waiting.pop_front() else {
+                return;
+            };
             let (blocks, prefix) = self.pool.match_prefix(&sequence.tokens);
             sequence.computed = blocks.len() * BLOCK_TOKENS;
             sequence.registered = blocks.len();
@@ -307,7 +335,10 @@ impl Scheduler {
             if !sequence.admitted_before {
                 sequence.admitted_before = true;
                 let cached_tokens = sequence.computed as u32;
-                self.admissions.push(Admission { id: sequence.id, cached_tokens });
+                self.admissions.push(Admission {
+                    id: sequence.id,
+                    cached_tokens,
+                });
             }
             let tokens = sequence.pending().min(*budget);
             self.running.push(sequence);
@@ -342,7 +373,9 @@ impl Scheduler {
             let token = drawn.next().expect("a token for each sampling row");
             sequence.tokens.push(token);
             emit(sequence.id, Progress::Token(token));
-            let Some(reason) = sequence.finish_reason() else { return true };
+            let Some(reason) = sequence.finish_reason() else {
+                return true;
+            };
             emit(sequence.id, Progress::Finished(reason));
             release(pool, sequence);
             false
@@ -382,7 +415,11 @@ fn register_full_blocks(pool: &mut BlockPool, sequence: &mut Sequence) {
 
 /// Gives all blocks back, tail first, so that a prefix outlives what hangs on it.
 fn release(pool: &mut BlockPool, sequence: &mut Sequence) {
-    sequence.blocks.drain(..).rev().for_each(|id| pool.release(id));
+    sequence
+        .blocks
+        .drain(..)
+        .rev()
+        .for_each(|id| pool.release(id));
     sequence.computed = 0;
     sequence.registered = 0;
     sequence.prefix = PrefixId::ROOT;

@@ -10,16 +10,32 @@ use super::*;
 const LIMIT: usize = 512;
 
 fn capacity(blocks: u32, max_sequences: usize, max_batch_tokens: usize) -> Capacity {
-    Capacity { blocks, max_sequences, max_batch_tokens, max_context: LIMIT }
+    Capacity {
+        blocks,
+        max_sequences,
+        max_batch_tokens,
+        max_context: LIMIT,
+    }
 }
 
 fn greedy() -> SamplingParams {
-    SamplingParams { temperature: 0.0, top_k: None, top_p: None, seed: 0 }
+    SamplingParams {
+        temperature: 0.0,
+        top_k: None,
+        top_p: None,
+        seed: 0,
+    }
 }
 
 fn sequence(id: u64, prompt: Vec<u32>, max_tokens: u32) -> NewSequence {
     let (prompt, end_tokens) = (prompt.into(), Arc::from([END]));
-    NewSequence { id: SequenceId(id), prompt, max_tokens, end_tokens, params: greedy() }
+    NewSequence {
+        id: SequenceId(id),
+        prompt,
+        max_tokens,
+        end_tokens,
+        params: greedy(),
+    }
 }
 
 const END: u32 = 1;
@@ -33,9 +49,15 @@ struct Device {
 
 fn next_token(history: &[u32]) -> u32 {
     let mix = history.iter().fold(17_u32, |hash, token| {
-        hash.wrapping_mul(0x0100_0193).wrapping_add(*token).rotate_left(7)
+        hash.wrapping_mul(0x0100_0193)
+            .wrapping_add(*token)
+            .rotate_left(7)
     });
-    if mix.is_multiple_of(40) { END } else { 2 + mix % 1000 }
+    if mix.is_multiple_of(40) {
+        END
+    } else {
+        2 + mix % 1000
+    }
 }
 
 impl Device {
@@ -46,7 +68,10 @@ impl Device {
             let table = &batch.blocks[row.blocks.clone()];
             for (offset, &token) in tokens.iter().enumerate() {
                 let position = row.start + offset;
-                let block = self.memory.entry(table[position / BLOCK_TOKENS]).or_default();
+                let block = self
+                    .memory
+                    .entry(table[position / BLOCK_TOKENS])
+                    .or_default();
                 block[position % BLOCK_TOKENS] = token;
             }
             if row.sample.is_some() {
@@ -83,20 +108,28 @@ struct Planned {
 }
 
 fn planned() -> impl Strategy<Value = Planned> {
-    (0..20_u8, 0..4_usize, 1..100_usize, 1..60_u32, prop::option::weighted(0.2, 0..30_u8)).prop_map(
-        |(delay, prefix, own, max_tokens, cancel_after)| Planned {
+    (
+        0..20_u8,
+        0..4_usize,
+        1..100_usize,
+        1..60_u32,
+        prop::option::weighted(0.2, 0..30_u8),
+    )
+        .prop_map(|(delay, prefix, own, max_tokens, cancel_after)| Planned {
             delay,
             shared_prefix: prefix * 40,
             own,
             max_tokens,
             cancel_after,
-        },
-    )
+        })
 }
 
 fn prompt_of(id: usize, plan: &Planned) -> Vec<u32> {
     let own = (0..plan.own as u32).map(|i| 5000 + id as u32 * 200 + i);
-    (0..plan.shared_prefix as u32).map(|i| 100 + i).chain(own).collect()
+    (0..plan.shared_prefix as u32)
+        .map(|i| 100 + i)
+        .chain(own)
+        .collect()
 }
 
 proptest! {
@@ -188,7 +221,9 @@ fn drain(scheduler: &mut Scheduler, outputs: &mut BTreeMap<u64, Vec<u32>>) -> us
 fn preempted_requests_resume_and_repeat_nothing() {
     // Two requests of 3 + 4 blocks each in a pool of 8: they cannot both finish side by side.
     let mut scheduler = Scheduler::new(capacity(8, 4, 256), PrefixCache::Off);
-    let prompts: Vec<Vec<u32>> = (0..2).map(|id| (0..96).map(|i| 3000 + id * 500 + i).collect()).collect();
+    let prompts: Vec<Vec<u32>> = (0..2)
+        .map(|id| (0..96).map(|i| 3000 + id * 500 + i).collect())
+        .collect();
     let mut outputs = BTreeMap::new();
     let max_tokens = 120;
     for (id, prompt) in prompts.iter().enumerate() {
@@ -197,7 +232,10 @@ fn preempted_requests_resume_and_repeat_nothing() {
         scheduler.add(new).expect("it fits");
     }
     drain(&mut scheduler, &mut outputs);
-    assert!(scheduler.preemptions() > 0, "the pool was meant to be too small");
+    assert!(
+        scheduler.preemptions() > 0,
+        "the pool was meant to be too small"
+    );
     for (id, prompt) in prompts.iter().enumerate() {
         let mut tokens = prompt.clone();
         for _ in 0..max_tokens {
@@ -212,11 +250,19 @@ fn a_cached_prefix_is_not_computed_again() {
     let mut scheduler = Scheduler::new(capacity(64, 4, 64), PrefixCache::On);
     let prompt: Vec<u32> = (100..300).collect();
     let mut batch = Batch::default();
-    scheduler.add(sequence(0, prompt.clone(), 1)).expect("it fits");
+    scheduler
+        .add(sequence(0, prompt.clone(), 1))
+        .expect("it fits");
     drain(&mut scheduler, &mut BTreeMap::new());
     scheduler.add(sequence(1, prompt, 1)).expect("it fits");
     scheduler.plan(&mut batch);
-    assert_eq!(scheduler.admissions(), [Admission { id: SequenceId(1), cached_tokens: 192 }]);
+    assert_eq!(
+        scheduler.admissions(),
+        [Admission {
+            id: SequenceId(1),
+            cached_tokens: 192
+        }]
+    );
     assert_eq!(batch.tokens, (292..300).collect::<Vec<_>>());
 }
 
@@ -224,13 +270,21 @@ fn a_cached_prefix_is_not_computed_again() {
 fn decodes_go_before_prompts_and_prompts_are_cut_to_the_budget() {
     let mut scheduler = Scheduler::new(capacity(64, 4, 50), PrefixCache::Off);
     let (mut device, mut batch) = (Device::default(), Batch::default());
-    scheduler.add(sequence(0, vec![7; 10], 20)).expect("it fits");
+    scheduler
+        .add(sequence(0, vec![7; 10], 20))
+        .expect("it fits");
     scheduler.plan(&mut batch);
     let output = device.step(&batch);
     scheduler.apply(&output, |_, _| {});
-    scheduler.add(sequence(1, vec![8; 120], 5)).expect("it fits");
+    scheduler
+        .add(sequence(1, vec![8; 120], 5))
+        .expect("it fits");
     scheduler.plan(&mut batch);
-    let shape: Vec<_> = batch.rows.iter().map(|r| (r.sequence.0, r.tokens.len())).collect();
+    let shape: Vec<_> = batch
+        .rows
+        .iter()
+        .map(|r| (r.sequence.0, r.tokens.len()))
+        .collect();
     assert_eq!(shape, [(0, 1), (1, 49)]);
     assert!(batch.rows[1].sample.is_none(), "the prompt is not complete");
 }
@@ -248,8 +302,12 @@ fn what_can_never_run_is_refused_with_its_numbers() {
         ),
     ];
     for (prompt, max_tokens, message) in cases {
-        let error = scheduler.add(sequence(0, prompt, max_tokens)).expect_err(message);
+        let error = scheduler
+            .add(sequence(0, prompt, max_tokens))
+            .expect_err(message);
         assert_eq!(error.to_string(), message);
     }
-    scheduler.add(sequence(0, vec![5; 100], 28)).expect("exactly the context fits");
+    scheduler
+        .add(sequence(0, vec![5; 100], 28))
+        .expect("exactly the context fits");
 }

@@ -18,30 +18,60 @@ struct TestDevice {
 impl Executor for TestDevice {
     fn capacity(&self) -> Capacity {
         let max_context = 4096;
-        Capacity { blocks: self.blocks, max_sequences: 8, max_batch_tokens: 64, max_context }
+        Capacity {
+            blocks: self.blocks,
+            max_sequences: 8,
+            max_batch_tokens: 64,
+            max_context,
+        }
     }
 
     async fn step(&mut self, batch: &Batch) -> Result<StepOutput, DeviceError> {
         self.steps += 1;
-        self.clock.sleep(Nanos(10_000_000 + 1_000_000 * batch.tokens.len() as u64)).await;
+        self.clock
+            .sleep(Nanos(10_000_000 + 1_000_000 * batch.tokens.len() as u64))
+            .await;
         if self.fail_at == Some(self.steps) {
             return Err(DeviceError("out of memory".into()));
         }
-        Ok(StepOutput { tokens: vec![9; batch.samples()] })
+        Ok(StepOutput {
+            tokens: vec![9; batch.samples()],
+        })
     }
 }
 
 fn engine(clock: &Clock, blocks: u32, fail_at: Option<u32>) -> Engine {
-    let device = TestDevice { clock: clock.clone(), blocks, steps: 0, fail_at };
-    let info =
-        SystemInfo { kind: "test".into(), device: "test".into(), details: BTreeMap::new() };
+    let device = TestDevice {
+        clock: clock.clone(),
+        blocks,
+        steps: 0,
+        fail_at,
+    };
+    let info = SystemInfo {
+        kind: "test".into(),
+        device: "test".into(),
+        details: BTreeMap::new(),
+    };
     Engine::start(device, clock.clone(), PrefixCache::On, Arc::from([9]), info)
 }
 
 fn request(prompt: &[u32], max_tokens: u32, ignore_eos: bool) -> Request {
-    let prompt = Prompt { tokens: prompt.into(), messages: Arc::from([]) };
-    let sampling = SamplingParams { temperature: 0.0, top_k: None, top_p: None, seed: 1 };
-    Request { prompt, max_tokens, ignore_eos, sampling }
+    let prompt = Prompt {
+        tokens: prompt.into(),
+        messages: Arc::from([]),
+    };
+    let sampling = SamplingParams {
+        temperature: 0.0,
+        top_k: None,
+        top_p: None,
+        seed: 1,
+    };
+    Request {
+        prompt,
+        max_tokens,
+        ignore_eos,
+        sampling,
+    }
 }
 
 async fn collect(mut stream: TokenStream) -> Vec<(u64, EventKind)> {
@@ -53,7 +83,11 @@ async fn collect(mut stream: TokenStream) -> Vec<(u64, EventKind)> {
 }
 
 fn usage(input: u64, cached: u64, output: u64) -> Option<Usage> {
-    Some(Usage { input_tokens: input, cached_tokens: Some(cached), output_tokens: output })
+    Some(Usage {
+        input_tokens: input,
+        cached_tokens: Some(cached),
+        output_tokens: output,
+    })
 }
 
 #[test]
@@ -62,8 +96,10 @@ fn each_token_carries_the_instant_its_step_was_done() {
     let events = clock.block_on(async {
         collect(engine(&clock, 64, None).submit(request(&[5; 20], 3, true))).await
     });
-    let finished =
-        EventKind::Finished { reason: FinishReason::Length, usage: usage(20, 0, 3) };
+    let finished = EventKind::Finished {
+        reason: FinishReason::Length,
+        usage: usage(20, 0, 3),
+    };
     let expected = [
         (0, EventKind::Sent),
         (0, EventKind::Admitted { cached_tokens: 0 }),
@@ -81,7 +117,10 @@ fn the_end_token_ends_an_answer_unless_it_is_ignored() {
     let events = clock.block_on(async {
         collect(engine(&clock, 64, None).submit(request(&[5; 20], 3, false))).await
     });
-    let finished = EventKind::Finished { reason: FinishReason::Stop, usage: usage(20, 0, 1) };
+    let finished = EventKind::Finished {
+        reason: FinishReason::Stop,
+        usage: usage(20, 0, 1),
+    };
     assert_eq!(events.last(), Some(&(30, finished)));
 }
 
@@ -91,11 +130,17 @@ fn a_dropped_stream_frees_its_blocks() {
     clock.block_on(async {
         let engine = engine(&clock, 64, None);
         let mut stream = engine.submit(request(&[5; 200], 1000, true));
-        while !matches!(stream.next().await.map(|e| e.kind), Some(EventKind::Token(_))) {}
+        while !matches!(
+            stream.next().await.map(|e| e.kind),
+            Some(EventKind::Token(_))
+        ) {}
         assert!(engine.gauges().used_blocks > Some(0));
         drop(stream);
         clock.sleep(Nanos(100_000_000)).await;
-        assert_eq!((engine.gauges().used_blocks, engine.gauges().running), (Some(0), Some(0)));
+        assert_eq!(
+            (engine.gauges().used_blocks, engine.gauges().running),
+            (Some(0), Some(0))
+        );
     });
 }
 
@@ -108,7 +153,10 @@ fn a_device_error_fails_what_runs_and_spares_what_comes_later() {
         let failure = Failure::new(FailureCause::Engine, "out of memory");
         assert_eq!(events.last(), Some(&(41, EventKind::Failed(failure))));
         let events = collect(engine.submit(request(&[6; 20], 1, true))).await;
-        assert!(matches!(events.last(), Some((_, EventKind::Finished { .. }))));
+        assert!(matches!(
+            events.last(),
+            Some((_, EventKind::Finished { .. }))
+        ));
     });
 }
 
@@ -118,7 +166,9 @@ fn a_request_that_cannot_fit_is_rejected_with_its_numbers() {
     let events = clock.block_on(async {
         collect(engine(&clock, 2, None).submit(request(&[5; 2 * BLOCK_TOKENS], 1, true))).await
     });
-    let Some((_, EventKind::Failed(failure))) = events.last() else { panic!("{events:?}") };
+    let Some((_, EventKind::Failed(failure))) = events.last() else {
+        panic!("{events:?}")
+    };
     assert_eq!(failure.cause, FailureCause::Rejected);
     assert!(failure.message.contains("64"), "{}", failure.message);
 }

@@ -61,7 +61,9 @@ pub fn parse_base(text: &str) -> Result<Uri, BaseError> {
     if text.starts_with("https://") {
         return Err(BaseError::Encrypted(text.into()));
     }
-    let uri: Uri = text.parse().map_err(|_| BaseError::NotAnAddress(text.into()))?;
+    let uri: Uri = text
+        .parse()
+        .map_err(|_| BaseError::NotAnAddress(text.into()))?;
     if uri.scheme_str() != Some("http") || uri.host().is_none() {
         return Err(BaseError::NotAnAddress(text.into()));
     }
@@ -86,7 +88,11 @@ impl HttpBackend {
     /// Asks the server for its models, so that one that is not there is found before the run.
     pub async fn connect(config: HttpConfig, clock: Clock) -> Result<Self, Failure> {
         let base = config.base.to_string();
-        let mut shared = Shared { config, clock, idle: Mutex::new(Vec::new()) };
+        let mut shared = Shared {
+            config,
+            clock,
+            idle: Mutex::new(Vec::new()),
+        };
         let (server, models) = shared.list_models().await?;
         if shared.config.model.is_empty() {
             shared.config.model = models.split(", ").next().unwrap_or_default().to_owned();
@@ -97,7 +103,11 @@ impl HttpBackend {
             ("models".into(), models),
             ("served_model".into(), shared.config.model.clone()),
         ]);
-        let info = SystemInfo { kind: "http".into(), device: base, details };
+        let info = SystemInfo {
+            kind: "http".into(),
+            device: base,
+            details,
+        };
         Ok(Self { shared, info })
     }
 }
@@ -129,17 +139,22 @@ impl Backend for HttpBackend {
 
 impl Shared {
     async fn exchange(&self, request: &Request, events: &mpsc::UnboundedSender<Event>) {
-        let body =
-            openai::request_body(request, &self.config.model, &self.config.extra_body);
+        let body = openai::request_body(request, &self.config.model, &self.config.extra_body);
         let at = self.clock.now();
-        drop(events.send(Event { at, kind: EventKind::Sent }));
+        drop(events.send(Event {
+            at,
+            kind: EventKind::Sent,
+        }));
         let mut answer = Answer::new(events);
         let outcome = self.stream(body, &mut answer).await;
         let at = answer.done_at.unwrap_or_else(|| self.clock.now());
         let kind = match outcome {
             Err(failure) => EventKind::Failed(failure),
             Ok(()) => match answer.finish {
-                Some(reason) => EventKind::Finished { reason, usage: answer.usage },
+                Some(reason) => EventKind::Finished {
+                    reason,
+                    usage: answer.usage,
+                },
                 None => EventKind::Failed(Failure::new(
                     FailureCause::Truncated,
                     "the stream ended without a finish reason",
@@ -150,7 +165,11 @@ impl Shared {
     }
 
     async fn stream(&self, body: Vec<u8>, answer: &mut Answer<'_>) -> Result<(), Failure> {
-        let call = Call { method: Method::POST, path: "/chat/completions", body: body.into() };
+        let call = Call {
+            method: Method::POST,
+            path: "/chat/completions",
+            body: body.into(),
+        };
         let (connection, response) = self.call(call).await?;
         let status = response.status();
         if status != StatusCode::OK {
@@ -159,7 +178,10 @@ impl Shared {
             return Err(Failure::new(cause, format!("{status}: {text}")));
         }
         let kind = response.headers().get(CONTENT_TYPE).cloned();
-        if !kind.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
+        if !kind
+            .as_ref()
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+        {
             let message = format!("expected content type `text/event-stream`, got {kind:?}");
             return Err(Failure::new(FailureCause::BadStream, message));
         }
@@ -175,7 +197,9 @@ impl Shared {
                     return Err(Failure::new(FailureCause::Reset, describe_error(&error)));
                 }
             };
-            let Ok(bytes) = frame.into_data() else { continue };
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
             answer.start_read(at);
             let mut result = Ok(());
             reader.read(&bytes, |data| {
@@ -194,9 +218,16 @@ impl Shared {
     }
 
     async fn list_models(&self) -> Result<(Option<String>, String), Failure> {
-        let call = Call { method: Method::GET, path: "/models", body: Bytes::new() };
+        let call = Call {
+            method: Method::GET,
+            path: "/models",
+            body: Bytes::new(),
+        };
         let (_, response) = self.call(call).await?;
-        let server = response.headers().get(SERVER).and_then(|value| value.to_str().ok());
+        let server = response
+            .headers()
+            .get(SERVER)
+            .and_then(|value| value.to_str().ok());
         let server = server.map(ToOwned::to_owned);
         let status = response.status();
         let text = read_error(response.into_body()).await;
@@ -206,9 +237,16 @@ impl Shared {
         }
         let listed: Value = serde_json::from_str(&text).unwrap_or_default();
         let ids = listed["data"].as_array().map(|models| {
-            models.iter().filter_map(|model| model["id"].as_str()).collect::<Vec<_>>().join(", ")
+            models
+                .iter()
+                .filter_map(|model| model["id"].as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
         });
-        Ok((server, ids.unwrap_or_else(|| format!("not listed ({status})"))))
+        Ok((
+            server,
+            ids.unwrap_or_else(|| format!("not listed ({status})")),
+        ))
     }
 
     async fn call(
@@ -221,24 +259,35 @@ impl Shared {
         let mut request = hyper::Request::builder()
             .method(call.method)
             .uri(path)
-            .header(HOST, base.authority().map_or("", |authority| authority.as_str()))
-            .header(USER_AGENT, concat!("weighbridge/", env!("CARGO_PKG_VERSION")))
+            .header(
+                HOST,
+                base.authority().map_or("", |authority| authority.as_str()),
+            )
+            .header(
+                USER_AGENT,
+                concat!("weighbridge/", env!("CARGO_PKG_VERSION")),
+            )
             .header(ACCEPT, "text/event-stream, application/json")
             .header(CONTENT_TYPE, "application/json");
         if let Some(key) = &self.config.api_key {
             let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| {
-                Failure::new(FailureCause::Connect, "the API key holds a character no header may")
+                Failure::new(
+                    FailureCause::Connect,
+                    "the API key holds a character no header may",
+                )
             })?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
         let request = request.body(Full::new(call.body)).map_err(|error| {
-            Failure::new(FailureCause::Connect, format!("the request cannot be formed: {error}"))
+            Failure::new(
+                FailureCause::Connect,
+                format!("the request cannot be formed: {error}"),
+            )
         })?;
         let response = connection.send_request(request).await;
-        let response = response.map_err(|error| {
-            Failure::new(FailureCause::Reset, describe_error(&error))
-        })?;
+        let response =
+            response.map_err(|error| Failure::new(FailureCause::Reset, describe_error(&error)))?;
         Ok((connection, response))
     }
 
@@ -250,12 +299,17 @@ impl Shared {
             }
         }
         let base = &self.config.base;
-        let (host, port) = (base.host().unwrap_or_default(), base.port_u16().unwrap_or(80));
+        let (host, port) = (
+            base.host().unwrap_or_default(),
+            base.port_u16().unwrap_or(80),
+        );
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let connect = |error: &dyn std::fmt::Display| {
             Failure::new(FailureCause::Connect, format!("{host}:{port}: {error}"))
         };
-        let stream = TcpStream::connect((host, port)).await.map_err(|error| connect(&error))?;
+        let stream = TcpStream::connect((host, port))
+            .await
+            .map_err(|error| connect(&error))?;
         stream.set_nodelay(true).map_err(|error| connect(&error))?;
         let handshake = http1::handshake(TokioIo::new(stream)).await;
         let (sender, driver) = handshake.map_err(|error| connect(&error))?;
@@ -329,8 +383,14 @@ impl<'a> Answer<'a> {
         self.usage = self.usage.or(chunk.usage);
         if !chunk.text.is_empty() {
             let coalesced = std::mem::replace(&mut self.content_in_read, true);
-            let kind = EventKind::Text { text: chunk.text, coalesced };
-            drop(self.events.send(Event { at: self.read_at, kind }));
+            let kind = EventKind::Text {
+                text: chunk.text,
+                coalesced,
+            };
+            drop(self.events.send(Event {
+                at: self.read_at,
+                kind,
+            }));
         }
         Ok(())
     }
@@ -346,12 +406,16 @@ async fn read_error(mut body: Incoming) -> String {
             break;
         }
     }
-    String::from_utf8_lossy(&bytes[..bytes.len().min(LIMIT)]).trim().to_owned()
+    String::from_utf8_lossy(&bytes[..bytes.len().min(LIMIT)])
+        .trim()
+        .to_owned()
 }
 
 fn describe_error(error: &hyper::Error) -> String {
     use std::error::Error as _;
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+    error
+        .source()
+        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,9 @@ pub(super) fn request_body(request: &Request, model: &str, extra: &Map<String, V
         model,
         messages: &request.prompt.messages,
         stream: true,
-        stream_options: StreamOptions { include_usage: true },
+        stream_options: StreamOptions {
+            include_usage: true,
+        },
         max_tokens: request.max_tokens,
         temperature: sampling.temperature,
         top_p: sampling.top_p,
@@ -71,30 +73,43 @@ pub(super) struct Chunk {
 /// Reads one event.
 pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, serde_json::Error> {
     let raw: RawChunk = serde_json::from_slice(data)?;
-    let mut chunk = Chunk { usage: raw.usage.map(Usage::from), ..Chunk::default() };
+    let mut chunk = Chunk {
+        usage: raw.usage.map(Usage::from),
+        ..Chunk::default()
+    };
     chunk.error = raw.error.map(|error| match error {
         Value::String(message) => message,
-        other => other.get("message").and_then(Value::as_str).map_or_else(
-            || other.to_string(),
-            ToOwned::to_owned,
-        ),
+        other => other
+            .get("message")
+            .and_then(Value::as_str)
+            .map_or_else(|| other.to_string(), ToOwned::to_owned),
     });
     for choice in raw.choices.unwrap_or_default() {
         if let Some(delta) = choice.delta {
             let texts = [delta.content, delta.reasoning_content, delta.reasoning];
-            texts.into_iter().flatten().for_each(|text| chunk.text.push_str(&text));
+            texts
+                .into_iter()
+                .flatten()
+                .for_each(|text| chunk.text.push_str(&text));
             for call in delta.tool_calls.unwrap_or_default() {
-                let Some(function) = call.function else { continue };
+                let Some(function) = call.function else {
+                    continue;
+                };
                 let texts = [function.name, function.arguments];
-                texts.into_iter().flatten().for_each(|text| chunk.text.push_str(&text));
+                texts
+                    .into_iter()
+                    .flatten()
+                    .for_each(|text| chunk.text.push_str(&text));
             }
         }
-        chunk.finish = chunk.finish.or_else(|| match choice.finish_reason.as_deref() {
-            None => None,
-            Some("stop") => Some(FinishReason::Stop),
-            Some("length") => Some(FinishReason::Length),
-            Some(_) => Some(FinishReason::Other),
-        });
+        chunk.finish = chunk
+            .finish
+            .or_else(|| match choice.finish_reason.as_deref() {
+                None => None,
+                Some("stop") => Some(FinishReason::Stop),
+                Some("length") => Some(FinishReason::Length),
+                Some(_) => Some(FinishReason::Other),
+            });
     }
     Ok(chunk)
 }
@@ -147,7 +162,9 @@ impl From<RawUsage> for Usage {
     fn from(raw: RawUsage) -> Self {
         Self {
             input_tokens: raw.prompt_tokens,
-            cached_tokens: raw.prompt_tokens_details.and_then(|details| details.cached_tokens),
+            cached_tokens: raw
+                .prompt_tokens_details
+                .and_then(|details| details.cached_tokens),
             output_tokens: raw.completion_tokens,
         }
     }
@@ -158,36 +175,65 @@ mod tests {
     use super::*;
 
     fn text(text: &str) -> Chunk {
-        Chunk { text: text.into(), ..Chunk::default() }
+        Chunk {
+            text: text.into(),
+            ..Chunk::default()
+        }
     }
 
     #[test]
     fn chunks_say_what_they_say() {
-        let usage = Usage { input_tokens: 3, cached_tokens: Some(2), output_tokens: 5 };
+        let usage = Usage {
+            input_tokens: 3,
+            cached_tokens: Some(2),
+            output_tokens: 5,
+        };
         let cases = [
             (r#"{"choices":[{"delta":{"role":"assistant"}}]}"#, text("")),
-            (r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#, text("")),
-            (r#"{"choices":[{"delta":{"content":"你"},"finish_reason":null}]}"#, text("你")),
-            (r#"{"choices":[{"delta":{"reasoning_content":"想"}}]}"#, text("想")),
+            (
+                r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#,
+                text(""),
+            ),
+            (
+                r#"{"choices":[{"delta":{"content":"你"},"finish_reason":null}]}"#,
+                text("你"),
+            ),
+            (
+                r#"{"choices":[{"delta":{"reasoning_content":"想"}}]}"#,
+                text("想"),
+            ),
             (
                 r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\""}}]}}]}"#,
                 text("{\""),
             ),
             (
                 r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
-                Chunk { finish: Some(FinishReason::Length), ..Chunk::default() },
+                Chunk {
+                    finish: Some(FinishReason::Length),
+                    ..Chunk::default()
+                },
             ),
             (
                 r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":2}}}"#,
-                Chunk { usage: Some(usage), ..Chunk::default() },
+                Chunk {
+                    usage: Some(usage),
+                    ..Chunk::default()
+                },
             ),
             (
                 r#"{"error":{"message":"out of memory","code":500}}"#,
-                Chunk { error: Some("out of memory".into()), ..Chunk::default() },
+                Chunk {
+                    error: Some("out of memory".into()),
+                    ..Chunk::default()
+                },
             ),
         ];
         for (json, expected) in cases {
-            assert_eq!(parse_chunk(json.as_bytes()).expect(json), expected, "{json}");
+            assert_eq!(
+                parse_chunk(json.as_bytes()).expect(json),
+                expected,
+                "{json}"
+            );
         }
         assert!(parse_chunk(b"{\"choices\":").is_err());
     }

@@ -75,7 +75,9 @@ mod tests {
     fn events(reads: &[&[u8]]) -> Vec<String> {
         let (mut reader, mut found) = (SseReader::default(), Vec::new());
         for bytes in reads {
-            reader.read(bytes, |data| found.push(String::from_utf8_lossy(data).into_owned()));
+            reader.read(bytes, |data| {
+                found.push(String::from_utf8_lossy(data).into_owned())
+            });
         }
         found
     }

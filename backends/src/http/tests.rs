@@ -32,15 +32,23 @@ fn serve(parts: Vec<Vec<u8>>) -> String {
     format!("http://{address}/v1")
 }
 
-#[expect(clippy::disallowed_methods, reason = "a scripted server paces itself in real time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a scripted server paces itself in real time"
+)]
 fn pause() {
     std::thread::sleep(std::time::Duration::from_millis(3));
 }
 
 fn request_is_complete(seen: &[u8]) -> bool {
     let text = String::from_utf8_lossy(seen).to_ascii_lowercase();
-    let Some(head) = text.find("\r\n\r\n") else { return false };
-    let length = text.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+    let Some(head) = text.find("\r\n\r\n") else {
+        return false;
+    };
+    let length = text
+        .split("content-length: ")
+        .nth(1)
+        .and_then(|rest| rest.lines().next());
     seen.len() >= head + 4 + length.map_or(0, |value| value.trim().parse().expect("a length"))
 }
 
@@ -52,15 +60,34 @@ fn ask(base: &str) -> Vec<EventKind> {
         api_key: None,
         extra_body: Map::new(),
     };
-    let shared = Arc::new(Shared { config, clock: clock.clone(), idle: Mutex::new(Vec::new()) });
-    let info = SystemInfo { kind: "http".into(), device: base.into(), details: BTreeMap::new() };
+    let shared = Arc::new(Shared {
+        config,
+        clock: clock.clone(),
+        idle: Mutex::new(Vec::new()),
+    });
+    let info = SystemInfo {
+        kind: "http".into(),
+        device: base.into(),
+        details: BTreeMap::new(),
+    };
     let backend = HttpBackend { shared, info };
-    let messages = [Message { role: Role::User, content: "你好".into() }];
+    let messages = [Message {
+        role: Role::User,
+        content: "你好".into(),
+    }];
     let request = Request {
-        prompt: Prompt { tokens: Arc::from([1, 2, 3]), messages: Arc::from(messages) },
+        prompt: Prompt {
+            tokens: Arc::from([1, 2, 3]),
+            messages: Arc::from(messages),
+        },
         max_tokens: 5,
         ignore_eos: true,
-        sampling: SamplingParams { temperature: 0.0, top_k: None, top_p: None, seed: 0 },
+        sampling: SamplingParams {
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            seed: 0,
+        },
     };
     clock.block_on(async {
         let mut stream = backend.submit(request);
@@ -88,12 +115,22 @@ fn parts(parts: &[&str]) -> Vec<Vec<u8>> {
 }
 
 fn text(text: &str, coalesced: bool) -> EventKind {
-    EventKind::Text { text: text.into(), coalesced }
+    EventKind::Text {
+        text: text.into(),
+        coalesced,
+    }
 }
 
 fn finished() -> EventKind {
-    let usage = Usage { input_tokens: 3, cached_tokens: None, output_tokens: 2 };
-    EventKind::Finished { reason: FinishReason::Stop, usage: Some(usage) }
+    let usage = Usage {
+        input_tokens: 3,
+        cached_tokens: None,
+        output_tokens: 2,
+    };
+    EventKind::Finished {
+        reason: FinishReason::Stop,
+        usage: Some(usage),
+    }
 }
 
 #[test]
@@ -103,12 +140,22 @@ fn a_stream_is_read_however_it_is_split() {
     let cases = [
         (parts(&[HEAD, ROLE, NI, HAO, STOP, USAGE, DONE]), false),
         (parts(&[&whole]), true),
-        (vec![whole.as_bytes()[..cut].to_vec(), whole.as_bytes()[cut..].to_vec()], true),
+        (
+            vec![
+                whole.as_bytes()[..cut].to_vec(),
+                whole.as_bytes()[cut..].to_vec(),
+            ],
+            true,
+        ),
     ];
     for (parts, coalesced) in cases {
         let events = ask(&serve(parts));
-        let expected =
-            [EventKind::Sent, text("你", false), text("好", coalesced), finished()];
+        let expected = [
+            EventKind::Sent,
+            text("你", false),
+            text("好", coalesced),
+            finished(),
+        ];
         assert_eq!(events, expected);
     }
 }
@@ -116,7 +163,10 @@ fn a_stream_is_read_however_it_is_split() {
 #[test]
 fn an_end_without_done_is_fine_and_an_end_without_a_finish_is_not() {
     let events = ask(&serve(parts(&[HEAD, NI, STOP])));
-    let finish = EventKind::Finished { reason: FinishReason::Stop, usage: None };
+    let finish = EventKind::Finished {
+        reason: FinishReason::Stop,
+        usage: None,
+    };
     assert_eq!(events.last(), Some(&finish));
     let events = ask(&serve(parts(&[HEAD, NI, HAO])));
     assert_eq!(cause(&events), Some(FailureCause::Truncated));
@@ -135,21 +185,40 @@ fn every_fault_has_its_cause() {
     let chunked = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\
                    Transfer-Encoding: chunked\r\n\r\n5\r\ndata:\r\n";
     let cases: [(&[&str], FailureCause); 7] = [
-        (&["HTTP/1.1 500 Internal Server Error\r\n\r\nboom"], FailureCause::HttpStatus(500)),
-        (&["HTTP/1.1 429 Too Many\r\nContent-Length: 0\r\n\r\n"], FailureCause::HttpStatus(429)),
-        (&["HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>"], FailureCause::BadStream),
+        (
+            &["HTTP/1.1 500 Internal Server Error\r\n\r\nboom"],
+            FailureCause::HttpStatus(500),
+        ),
+        (
+            &["HTTP/1.1 429 Too Many\r\nContent-Length: 0\r\n\r\n"],
+            FailureCause::HttpStatus(429),
+        ),
+        (
+            &["HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>"],
+            FailureCause::BadStream,
+        ),
         (&[HEAD, NI, "data: {not json}\n\n"], FailureCause::BadStream),
-        (&[HEAD, NI, "data: {\"error\":{\"message\":\"oom\"}}\n\n"], FailureCause::Engine),
+        (
+            &[HEAD, NI, "data: {\"error\":{\"message\":\"oom\"}}\n\n"],
+            FailureCause::Engine,
+        ),
         (&[chunked], FailureCause::Reset),
         (&[""], FailureCause::Reset),
     ];
     for (script, expected) in cases {
-        assert_eq!(cause(&ask(&serve(parts(script)))), Some(expected), "{script:?}");
+        assert_eq!(
+            cause(&ask(&serve(parts(script)))),
+            Some(expected),
+            "{script:?}"
+        );
     }
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = nobody.local_addr().expect("an address");
     drop(nobody);
-    assert_eq!(cause(&ask(&format!("http://{address}/v1"))), Some(FailureCause::Connect));
+    assert_eq!(
+        cause(&ask(&format!("http://{address}/v1"))),
+        Some(FailureCause::Connect)
+    );
 }
 
 #[test]

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use backends::candle::CandleExecutor;
 use backends::engine::{Capacity, Engine, PrefixCache};
-use backends::{
-    Backend, Clock, EventKind, FinishReason, Prompt, Request, SystemInfo,
-};
+use backends::{Backend, Clock, EventKind, FinishReason, Prompt, Request, SystemInfo};
 use clap::Args;
 use models::{Message, Model, ModelSource, Role, SamplingParams, WeightsDtype};
 use serde_json::json;
@@ -51,13 +49,22 @@ pub(super) struct GenerateArgs {
 
 pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
     let messages = messages(args)?;
-    let dtype = if args.f32 { WeightsDtype::F32 } else { WeightsDtype::AsStored };
+    crate::threads::set_engine_threads(None);
+    let dtype = if args.f32 {
+        WeightsDtype::F32
+    } else {
+        WeightsDtype::AsStored
+    };
     let Model { llama, chat, .. } = Model::load(&ModelSource::parse(&args.model)?, dtype)?;
     let prompt_ids = chat.encode_chat(&messages)?;
     let context = llama.config().context;
     let blocks = context.div_ceil(models::BLOCK_TOKENS) as u32;
-    let capacity =
-        Capacity { blocks, max_sequences: 1, max_batch_tokens: 512, max_context: context };
+    let capacity = Capacity {
+        blocks,
+        max_sequences: 1,
+        max_batch_tokens: 512,
+        max_context: context,
+    };
     let system = SystemInfo {
         kind: "engine".into(),
         device: "cpu".into(),
@@ -65,7 +72,10 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
     };
     let max_tokens = (args.max_tokens as usize).min(context.saturating_sub(prompt_ids.len()));
     let request = Request {
-        prompt: Prompt { tokens: prompt_ids.clone().into(), messages: messages.into() },
+        prompt: Prompt {
+            tokens: prompt_ids.clone().into(),
+            messages: messages.into(),
+        },
         max_tokens: max_tokens as u32,
         ignore_eos: false,
         sampling: SamplingParams {
@@ -78,7 +88,13 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
     let clock = Clock::wall();
     let end_tokens: Arc<[u32]> = chat.eos_ids().into();
     let executor = CandleExecutor::new(llama, capacity);
-    let engine = Engine::start(executor, clock.clone(), PrefixCache::Off, end_tokens, system);
+    let engine = Engine::start(
+        executor,
+        clock.clone(),
+        PrefixCache::Off,
+        end_tokens,
+        system,
+    );
     let (ids, reason) = clock.block_on(answer(&engine, request, args, &chat))?;
     if args.json {
         let reply = json!({
@@ -96,13 +112,19 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
 
 fn messages(args: &GenerateArgs) -> Result<Vec<Message>> {
     match (&args.prompt, &args.chat) {
-        (Some(text), _) => Ok(vec![Message { role: Role::User, content: text.clone() }]),
+        (Some(text), _) => Ok(vec![Message {
+            role: Role::User,
+            content: text.clone(),
+        }]),
         (None, Some(path)) => {
             let place = || format!("chat file `{}`", path.display());
             let text = std::fs::read_to_string(path).with_context(place)?;
             let messages: Vec<Message> = serde_json::from_str(&text).with_context(place)?;
             if messages.is_empty() {
-                bail!("{}: the list is empty; at least one message is needed", place());
+                bail!(
+                    "{}: the list is empty; at least one message is needed",
+                    place()
+                );
             }
             Ok(messages)
         }

@@ -58,7 +58,10 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let filter = tracing_subscriber::EnvFilter::try_from_env("WEIGHBRIDGE_LOG")
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(io::stderr)
+            .init();
         let ended = match self.command {
             Command::Run(args) => run::run(&args),
             Command::Generate(args) => generate::run(&args),
@@ -89,7 +92,9 @@ fn completions(shell: clap_complete::Shell) -> Result<Ending> {
 
 /// A reader that has seen enough, such as `head`, is no error.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    let io = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<io::Error>());
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
@@ -101,7 +106,10 @@ fn print(text: &str) -> io::Result<()> {
 }
 
 /// A word to the user, to standard error.
-#[expect(clippy::print_stderr, reason = "the one place that writes to standard error")]
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place that writes to standard error"
+)]
 pub(crate) fn note(text: &str) {
     eprintln!("{text}");
 }

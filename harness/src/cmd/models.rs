@@ -60,7 +60,8 @@ pub(super) fn run(args: &ModelsArgs) -> Result<Ending> {
         Action::Path { name } => {
             let path = store::path(entry(name)?);
             let hint = format!("hint: `weighbridge models pull {name}` fetches it");
-            path.metadata().with_context(|| format!("`{}`\n\n{hint}", path.display()))?;
+            path.metadata()
+                .with_context(|| format!("`{}`\n\n{hint}", path.display()))?;
             print(&format!("{}\n", path.display()))?;
         }
     }
@@ -70,8 +71,14 @@ pub(super) fn run(args: &ModelsArgs) -> Result<Ending> {
 fn entry(name: &str) -> Result<&'static CatalogueEntry> {
     let found = store::list().iter().find(|entry| entry.name == name);
     let Some(entry) = found else {
-        let names: Vec<_> = store::list().iter().map(|entry| format!("`{}`", entry.name)).collect();
-        bail!("model `{name}` is not in the catalogue; accepted is {}", names.join(", "))
+        let names: Vec<_> = store::list()
+            .iter()
+            .map(|entry| format!("`{}`", entry.name))
+            .collect();
+        bail!(
+            "model `{name}` is not in the catalogue; accepted is {}",
+            names.join(", ")
+        )
     };
     Ok(entry)
 }
@@ -98,7 +105,9 @@ fn list(as_json: bool) -> Result<()> {
         print(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
         return Ok(());
     }
-    let lines = rows.iter().map(|(name, state, _, words)| format!("{name:22} {state:15} {words}\n"));
+    let lines = rows
+        .iter()
+        .map(|(name, state, _, words)| format!("{name:22} {state:15} {words}\n"));
     print(&lines.collect::<String>())?;
     Ok(())
 }

@@ -32,7 +32,10 @@ fn read(path: &Path) -> Result<Report> {
     let value: serde_json::Value = serde_json::from_str(&text).with_context(place)?;
     let version = value["schema_version"].as_u64();
     if version != Some(u64::from(SCHEMA_VERSION)) {
-        bail!("{}: schema_version is {version:?}; accepted is {SCHEMA_VERSION}", place());
+        bail!(
+            "{}: schema_version is {version:?}; accepted is {SCHEMA_VERSION}",
+            place()
+        );
     }
     serde_json::from_value(value).with_context(place)
 }
@@ -50,8 +53,15 @@ pub(super) fn write_renderings(report: &Report, dir: &Path) -> Result<()> {
 /// Prints a report to standard output.
 pub(super) fn show(report: &Report, as_json: bool) -> Result<()> {
     if as_json {
-        return Ok(print(&format!("{}\n", serde_json::to_string_pretty(report)?))?);
+        return Ok(print(&format!(
+            "{}\n",
+            serde_json::to_string_pretty(report)?
+        ))?);
     }
-    let style = if wants_colour() { render::Style::Ansi } else { render::Style::Plain };
+    let style = if wants_colour() {
+        render::Style::Ansi
+    } else {
+        render::Style::Plain
+    };
     Ok(print(&render::terminal(report, style))?)
 }

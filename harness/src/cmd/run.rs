@@ -20,6 +20,7 @@ use crate::progress;
 use crate::recorder::{Recorded, Recorder};
 use crate::scenario::Scenario;
 use crate::target::{self, Served, Target};
+use crate::threads::set_engine_threads;
 use crate::units::show_bytes;
 use crate::workload::schedule::SessionMaker;
 
@@ -56,6 +57,8 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
     let plan = plan::resolve(&args.flags, args.scenario.as_deref())?;
     let out = args.out.clone().unwrap_or_else(|| default_folder(&plan));
     std::fs::create_dir_all(&out).with_context(|| format!("`--out` {}", out.display()))?;
+    // Before any thread is started.
+    let threads = set_engine_threads(plan.threads);
     let served = load_model(&plan)?;
     let info = served.info().clone();
     let tokenizer = served.tokenizer();
@@ -63,15 +66,20 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
     let maker = SessionMaker::new(plan.workload.clone(), plan.seed, Arc::clone(&tokenizer))?;
     let clock = plan.target.clock();
     let outcome = clock.block_on(measure(&plan, &clock, served, Arc::new(maker), &out))?;
-    let mut report = assemble::report(&plan, &info, &outcome);
+    let mut report = assemble::report(&plan, &info, &outcome, threads);
     if let Some(error) = &outcome.recorded.write_error {
-        report.warnings.push(format!("requests.jsonl is incomplete: {error}"));
+        report
+            .warnings
+            .push(format!("requests.jsonl is incomplete: {error}"));
     }
     write_files(&report, &outcome, &out)?;
     report::show(&report, args.json)?;
     note(&format!("\n{}", out.join("report.html").display()));
     if let Some(error) = &outcome.recorded.write_error {
-        return Err(anyhow!("`{}`: {error}", out.join("requests.jsonl").display()));
+        return Err(anyhow!(
+            "`{}`: {error}",
+            out.join("requests.jsonl").display()
+        ));
     }
     Ok(if outcome.interrupted {
         Ending::Interrupted
@@ -85,7 +93,13 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
 fn default_folder(plan: &Plan) -> PathBuf {
     let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
     let name = format!("{time}-{}-{}", plan.target, plan.workload.name);
-    let safe = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '_' };
+    let safe = |c: char| {
+        if c.is_ascii_alphanumeric() || "-._".contains(c) {
+            c
+        } else {
+            '_'
+        }
+    };
     Path::new("results").join(name.chars().map(safe).collect::<String>())
 }
 
@@ -144,8 +158,15 @@ async fn measure(
     let prepared = prepare_load(plan, &maker);
     let window_ns = |s: f64| Nanos::from_secs_f64(s).0;
     let warmup_s = plan.warmup_s.min(prepared.end_s);
-    let window = Window { start_ns: window_ns(warmup_s), end_ns: window_ns(prepared.end_s) };
-    let timers_s = if clock.is_simulated() { None } else { Some(timer_lateness(clock).await) };
+    let window = Window {
+        start_ns: window_ns(warmup_s),
+        end_ns: window_ns(prepared.end_s),
+    };
+    let timers_s = if clock.is_simulated() {
+        None
+    } else {
+        Some(timer_lateness(clock).await)
+    };
     let started = timestamp(clock, jiff::Timestamp::now());
     let accumulator = Accumulator::new(window, plan.slo)
         .with_run_start(u64::try_from(started.as_nanosecond()).unwrap_or_default());
@@ -185,8 +206,12 @@ async fn measure(
     let interrupted = *interrupted.borrow();
     listening.inspect(tokio::task::JoinHandle::abort);
     let seconds = clock.now().since(start).as_secs_f64();
-    let cpu_s = crate::host::process_cpu_s().zip(cpu_before).map(|(now, before)| now - before);
-    let cores = cpu_s.filter(|_| !clock.is_simulated()).map(|cpu| cpu / seconds.max(1e-9));
+    let cpu_s = crate::host::process_cpu_s()
+        .zip(cpu_before)
+        .map(|(now, before)| now - before);
+    let cores = cpu_s
+        .filter(|_| !clock.is_simulated())
+        .map(|cpu| cpu / seconds.max(1e-9));
     let system = backend.describe();
     Ok(Outcome {
         recorded: recorder.finish(),
@@ -229,7 +254,12 @@ fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
             // Users come in evenly over one cycle of asking and thinking.
             let cycle_s = maker.mean_cycle_s().min(end_s);
             let spread = Nanos::from_secs_f64(cycle_s / f64::from(users));
-            Prepared { load: Load::Closed { users, spread }, realised, hash, end_s }
+            Prepared {
+                load: Load::Closed { users, spread },
+                realised,
+                hash,
+                end_s,
+            }
         }
     };
     let realised = &prepared.realised;
@@ -238,7 +268,11 @@ fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
         plan.workload.name,
         realised.requests,
         realised.sessions,
-        if matches!(plan.load, LoadKind::Closed(_)) { " sampled" } else { "" },
+        if matches!(plan.load, LoadKind::Closed(_)) {
+            " sampled"
+        } else {
+            ""
+        },
         realised.prompt_tokens_mean,
         realised.output_tokens_mean
     ));
@@ -305,14 +339,18 @@ async fn timer_lateness(clock: &Clock) -> (f64, f64) {
     }
     late.sort_unstable();
     let at = |quantile| reports::stats::nearest_rank(&late, quantile).unwrap_or_default() as f64;
-    (at(reports::stats::Quantile::P50) / 1e9, at(reports::stats::Quantile::P99) / 1e9)
+    (
+        at(reports::stats::Quantile::P50) / 1e9,
+        at(reports::stats::Quantile::P99) / 1e9,
+    )
 }
 
 /// Runs in virtual time begin at the epoch, so that two of them are equal.
 fn timestamp(clock: &Clock, now: jiff::Timestamp) -> jiff::Timestamp {
     if clock.is_simulated() {
         let now = i64::try_from(clock.now().0).unwrap_or(i64::MAX);
-        return jiff::Timestamp::from_nanosecond(i128::from(now)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        return jiff::Timestamp::from_nanosecond(i128::from(now))
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     }
     now
 }
@@ -322,7 +360,10 @@ fn write_files(report: &reports::Report, outcome: &Outcome, out: &Path) -> Resul
         let path = out.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("`{}`", path.display()))
     };
-    write("report.json", serde_json::to_string_pretty(report)?.as_bytes())?;
+    write(
+        "report.json",
+        serde_json::to_string_pretty(report)?.as_bytes(),
+    )?;
     write("latency.hlog", &outcome.recorded.measurements.interval_log)?;
     report::write_renderings(report, out)
 }

@@ -32,7 +32,10 @@ pub(super) fn run(args: &WorkloadsArgs) -> Result<Ending> {
     match &args.action {
         Action::List { json } => {
             let names = spec::builtin_names();
-            let specs = names.iter().map(|name| spec::load(name)).collect::<Result<Vec<_>, _>>()?;
+            let specs = names
+                .iter()
+                .map(|name| spec::load(name))
+                .collect::<Result<Vec<_>, _>>()?;
             if *json {
                 let rows: Vec<_> = specs
                     .iter()
@@ -40,9 +43,8 @@ pub(super) fn run(args: &WorkloadsArgs) -> Result<Ending> {
                     .collect();
                 print(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
             } else {
-                let line = |spec: &spec::WorkloadSpec| {
-                    format!("{:18} {}\n", spec.name, spec.description)
-                };
+                let line =
+                    |spec: &spec::WorkloadSpec| format!("{:18} {}\n", spec.name, spec.description);
                 print(&specs.iter().map(line).collect::<String>())?;
                 print("random:IN/OUT      prompts and answers of fixed lengths\n")?;
             }

@@ -48,7 +48,12 @@ pub struct Reply {
 impl Conversation {
     /// A conversation in which nothing has been said.
     pub fn new(tokenizer: Arc<ChatTokenizer>, system: Option<String>) -> Self {
-        Self { tokenizer, system, exchanges: Vec::new(), pieces: Vec::new() }
+        Self {
+            tokenizer,
+            system,
+            exchanges: Vec::new(),
+            pieces: Vec::new(),
+        }
     }
 
     /// Adds an exchange that is over.
@@ -58,7 +63,10 @@ impl Conversation {
 
     /// An answer that was never given, with the ids it would have.
     pub fn scripted(&self, text: String) -> Reply {
-        Reply { ids: self.tokenizer.encode(&text, Special::Plain), text }
+        Reply {
+            ids: self.tokenizer.encode(&text, Special::Plain),
+            text,
+        }
     }
 
     /// The prompt for `user`, with `injected` material before it and the history from exchange
@@ -89,7 +97,10 @@ impl Conversation {
             pieces.push((piece.to_owned(), ids));
         }
         self.pieces = pieces;
-        Ok(Prompt { tokens: tokens.into(), messages: messages.into() })
+        Ok(Prompt {
+            tokens: tokens.into(),
+            messages: messages.into(),
+        })
     }
 }
 
@@ -99,13 +110,23 @@ fn messages<'a>(
     last: &str,
     reply: impl Fn(&'a Reply) -> &'a str,
 ) -> Vec<Message> {
-    let message = |role, content: &str| Message { role, content: content.into() };
+    let message = |role, content: &str| Message {
+        role,
+        content: content.into(),
+    };
     let system = system.map(|text| message(Role::System, text));
     let past = history.iter().flat_map(|exchange| {
         let answer = reply(&exchange.reply);
-        [message(Role::User, &exchange.user), message(Role::Assistant, answer)]
+        [
+            message(Role::User, &exchange.user),
+            message(Role::Assistant, answer),
+        ]
     });
-    system.into_iter().chain(past).chain([message(Role::User, last)]).collect()
+    system
+        .into_iter()
+        .chain(past)
+        .chain([message(Role::User, last)])
+        .collect()
 }
 
 /// Measures what a model's chat template adds.
@@ -113,8 +134,13 @@ pub fn template_overhead(tokenizer: &ChatTokenizer) -> Result<TemplateOverhead, 
     const WORD: &str = "好";
     let word = tokenizer.encode(WORD, Special::Plain).len();
     let count = |roles: &[Role]| -> Result<u32, TemplateError> {
-        let messages: Vec<Message> =
-            roles.iter().map(|&role| Message { role, content: WORD.into() }).collect();
+        let messages: Vec<Message> = roles
+            .iter()
+            .map(|&role| Message {
+                role,
+                content: WORD.into(),
+            })
+            .collect();
         let total = tokenizer.encode_chat(&messages)?.len();
         Ok(total.saturating_sub(word * roles.len()) as u32)
     };
@@ -147,7 +173,10 @@ mod tests {
         let expected = tokenizer.encode_chat(&prompt.messages).expect("it renders");
         assert_eq!(*prompt.tokens, *expected);
         let roles: Vec<Role> = prompt.messages.iter().map(|message| message.role).collect();
-        assert_eq!(roles, [Role::System, Role::User, Role::Assistant, Role::User]);
+        assert_eq!(
+            roles,
+            [Role::System, Role::User, Role::Assistant, Role::User]
+        );
     }
 
     #[test]
@@ -155,13 +184,19 @@ mod tests {
         let mut chat = Conversation::new(tokenizer(), Some("你是助手。".into()));
         let first = chat.prompt(0, "", "讲个故事").expect("it renders");
         // Ids that no text would give: what a random model says.
-        let reply = Reply { ids: vec![77, 3, 900, 5], text: String::new() };
+        let reply = Reply {
+            ids: vec![77, 3, 900, 5],
+            text: String::new(),
+        };
         chat.push("讲个故事".into(), reply);
         let second = chat.prompt(0, "", "再讲一个").expect("it renders");
         let expected = [&first.tokens[..], &[77, 3, 900, 5]].concat();
         assert!(second.tokens.starts_with(&expected));
         let cut = chat.prompt(1, "", "再讲一个").expect("it renders");
-        assert!(cut.tokens.len() < first.tokens.len() + 8, "the history was cut");
+        assert!(
+            cut.tokens.len() < first.tokens.len() + 8,
+            "the history was cut"
+        );
     }
 
     #[test]

@@ -68,7 +68,12 @@ impl Distribution {
     pub fn sample(&self, rng: &mut ChaCha8Rng, user_tokens: f64) -> f64 {
         match self {
             Self::Fixed { value } => *value,
-            Self::Lognormal { mu, sigma, min, max } => lognormal(rng, *mu, *sigma).clamp(*min, *max),
+            Self::Lognormal {
+                mu,
+                sigma,
+                min,
+                max,
+            } => lognormal(rng, *mu, *sigma).clamp(*min, *max),
             Self::Uniform { min, max } => min + (max - min) * rng.random::<f64>(),
             Self::Mixture { components } => {
                 let total: f64 = components.iter().map(|component| component.weight).sum();
@@ -77,12 +82,17 @@ impl Distribution {
                     left -= component.weight;
                     left < 0.0
                 });
-                let chosen = chosen.or(components.last()).expect("a checked mixture has parts");
+                let chosen = chosen
+                    .or(components.last())
+                    .expect("a checked mixture has parts");
                 chosen.law.sample(rng, user_tokens)
             }
-            Self::RatioOfUser { mu, sigma, min, max } => {
-                (user_tokens * lognormal(rng, *mu, *sigma)).clamp(*min, *max)
-            }
+            Self::RatioOfUser {
+                mu,
+                sigma,
+                min,
+                max,
+            } => (user_tokens * lognormal(rng, *mu, *sigma)).clamp(*min, *max),
         }
     }
 
@@ -91,8 +101,18 @@ impl Distribution {
         match self {
             Self::Fixed { value } => need(value.is_finite() && *value >= 0.0, "value", *value),
             Self::Uniform { min, max } => bounds(*min, *max),
-            Self::Lognormal { mu, sigma, min, max }
-            | Self::RatioOfUser { mu, sigma, min, max } => {
+            Self::Lognormal {
+                mu,
+                sigma,
+                min,
+                max,
+            }
+            | Self::RatioOfUser {
+                mu,
+                sigma,
+                min,
+                max,
+            } => {
                 need(mu.is_finite(), "mu", *mu)?;
                 need(sigma.is_finite() && *sigma >= 0.0, "sigma", *sigma)?;
                 bounds(*min, *max)
@@ -125,14 +145,20 @@ fn lognormal(rng: &mut ChaCha8Rng, mu: f64, sigma: f64) -> f64 {
 }
 
 fn need(holds: bool, key: &str, value: f64) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(format!("`{key}` is {value}, which is out of range")) }
+    if holds {
+        Ok(())
+    } else {
+        Err(format!("`{key}` is {value}, which is out of range"))
+    }
 }
 
 fn bounds(min: f64, max: f64) -> Result<(), String> {
     if min.is_finite() && max.is_finite() && 0.0 <= min && min <= max {
         Ok(())
     } else {
-        Err(format!("`min` is {min} and `max` is {max}; needed is 0 <= min <= max"))
+        Err(format!(
+            "`min` is {min} and `max` is {max}; needed is 0 <= min <= max"
+        ))
     }
 }
 
@@ -152,14 +178,20 @@ impl Turns {
     /// Draws a number of turns.
     pub fn sample(self, rng: &mut ChaCha8Rng) -> u32 {
         let uniform = 1.0 - rng.random::<f64>();
-        let turns = 1.0 + libm::floor(libm::pow(libm::log(uniform) / libm::log(self.q), 1.0 / self.beta));
+        let turns = 1.0
+            + libm::floor(libm::pow(
+                libm::log(uniform) / libm::log(self.q),
+                1.0 / self.beta,
+            ));
         // `as` saturates, so that a vast number is cut as well.
         (turns as u32).clamp(1, self.max)
     }
 
     /// The mean number of turns.
     pub fn mean(self) -> f64 {
-        (0..self.max).map(|k| libm::pow(self.q, libm::pow(f64::from(k), self.beta))).sum()
+        (0..self.max)
+            .map(|k| libm::pow(self.q, libm::pow(f64::from(k), self.beta)))
+            .sum()
     }
 
     /// What is wrong with it, if anything.
@@ -177,36 +209,78 @@ mod tests {
 
     #[test]
     fn turns_follow_their_law() {
-        let turns = Turns { q: 0.421, beta: 0.631, max: 1000 };
+        let turns = Turns {
+            q: 0.421,
+            beta: 0.631,
+            max: 1000,
+        };
         let mut rng = stream(5, Purpose::Session, 0);
         let drawn: Vec<u32> = (0..40_000).map(|_| turns.sample(&mut rng)).collect();
         let share = |k| drawn.iter().filter(|&&t| t >= k).count() as f64 / drawn.len() as f64;
         // The law at k = 2, 3, 5, 10; four standard errors at n = 40,000 are 0.01.
         for (k, expected) in [(2, 0.421), (3, 0.262), (5, 0.126), (10, 0.031)] {
-            assert!((share(k) - expected).abs() < 0.01, "P(T >= {k}) = {}", share(k));
+            assert!(
+                (share(k) - expected).abs() < 0.01,
+                "P(T >= {k}) = {}",
+                share(k)
+            );
         }
         let mean = drawn.iter().map(|&t| f64::from(t)).sum::<f64>() / drawn.len() as f64;
-        assert!((mean - turns.mean()).abs() < 0.06, "{mean} against {}", turns.mean());
+        assert!(
+            (mean - turns.mean()).abs() < 0.06,
+            "{mean} against {}",
+            turns.mean()
+        );
     }
 
     #[test]
     fn samples_have_the_right_median_and_keep_their_bounds() {
-        let law = Distribution::Lognormal { mu: 2.65, sigma: 0.65, min: 2.0, max: 400.0 };
+        let law = Distribution::Lognormal {
+            mu: 2.65,
+            sigma: 0.65,
+            min: 2.0,
+            max: 400.0,
+        };
         let mut rng = stream(6, Purpose::Session, 0);
         let mut drawn: Vec<f64> = (0..20_001).map(|_| law.sample(&mut rng, 0.0)).collect();
         drawn.sort_by(f64::total_cmp);
         let median = drawn[10_000];
-        assert!((median / 14.15 - 1.0).abs() < 0.02, "median {median}, exp(2.65) = 14.15");
+        assert!(
+            (median / 14.15 - 1.0).abs() < 0.02,
+            "median {median}, exp(2.65) = 14.15"
+        );
         assert!(drawn[0] >= 2.0 && drawn[20_000] <= 400.0);
     }
 
     #[test]
     fn impossible_laws_are_named() {
         let cases = [
-            (Distribution::Lognormal { mu: f64::NAN, sigma: 1.0, min: 1.0, max: 2.0 }, "`mu`"),
-            (Distribution::Lognormal { mu: 1.0, sigma: -1.0, min: 1.0, max: 2.0 }, "`sigma`"),
-            (Distribution::Uniform { min: 3.0, max: 2.0 }, "0 <= min <= max"),
-            (Distribution::Mixture { components: vec![] }, "`components` is empty"),
+            (
+                Distribution::Lognormal {
+                    mu: f64::NAN,
+                    sigma: 1.0,
+                    min: 1.0,
+                    max: 2.0,
+                },
+                "`mu`",
+            ),
+            (
+                Distribution::Lognormal {
+                    mu: 1.0,
+                    sigma: -1.0,
+                    min: 1.0,
+                    max: 2.0,
+                },
+                "`sigma`",
+            ),
+            (
+                Distribution::Uniform { min: 3.0, max: 2.0 },
+                "0 <= min <= max",
+            ),
+            (
+                Distribution::Mixture { components: vec![] },
+                "`components` is empty",
+            ),
         ];
         for (law, part) in cases {
             let error = law.check().expect_err(part);

@@ -81,8 +81,18 @@ impl SessionMaker {
         tokenizer: Arc<ChatTokenizer>,
     ) -> Result<Self, TemplateError> {
         let overhead = template_overhead(&tokenizer)?;
-        let classes = spec.classes.iter().map(|class| Arc::from(class.id.as_str())).collect();
-        Ok(Self { spec, seed, text: TextMaker::new(tokenizer), overhead, classes })
+        let classes = spec
+            .classes
+            .iter()
+            .map(|class| Arc::from(class.id.as_str()))
+            .collect();
+        Ok(Self {
+            spec,
+            seed,
+            text: TextMaker::new(tokenizer),
+            overhead,
+            classes,
+        })
     }
 
     /// What the chat template adds.
@@ -121,7 +131,9 @@ impl SessionMaker {
                 break;
             }
             let mut rng = stream(self.seed, Purpose::Text, (index << 8) | number as u64);
-            let user = self.text.user(&class, number == 0, plan.user_tokens, &mut rng);
+            let user = self
+                .text
+                .user(&class, number == 0, plan.user_tokens, &mut rng);
             if at_s < 0.0 {
                 let tokens = plan.received_tokens();
                 past.push((user, self.text.reply(&class, tokens, &mut rng)));
@@ -143,7 +155,13 @@ impl SessionMaker {
                 seed: self.seed ^ (index << 8) ^ number as u64,
             });
         }
-        Session { index, class, system: self.system(&session), past, turns }
+        Session {
+            index,
+            class,
+            system: self.system(&session),
+            past,
+            turns,
+        }
     }
 
     fn system(&self, session: &SessionPlan) -> Option<String> {
@@ -184,7 +202,11 @@ impl SessionMaker {
         max_requests: Option<u64>,
     ) -> Schedule {
         let session_rate = rate / self.spec.mean_turns();
-        let lookback = if self.spec.start_in_steady_state { LOOKBACK_S } else { 0.0 };
+        let lookback = if self.spec.start_in_steady_state {
+            LOOKBACK_S
+        } else {
+            0.0
+        };
         let rng = stream(self.seed, Purpose::Arrivals, 0);
         let starts = arrivals.instants_s(session_rate, (-lookback, end_s), rng);
         let starts: Vec<(u64, f64)> = (0..).zip(starts).collect();
@@ -200,17 +222,25 @@ impl SessionMaker {
             end_s = beyond;
             instants.truncate(max_requests.unwrap_or_default() as usize);
         }
-        let wanted: BTreeSet<u64> =
-            instants.iter().map(|(_, index)| *index).collect();
+        let wanted: BTreeSet<u64> = instants.iter().map(|(_, index)| *index).collect();
         let mut sessions: Vec<Session> = starts
             .iter()
             .filter(|(index, _)| wanted.contains(index))
             .map(|&(index, start_s)| self.make(index, start_s, end_s))
             .collect();
         sessions.sort_by_key(|session| (session.turns[0].nominal, session.index));
-        let in_run: Vec<f64> = starts.iter().map(|(_, t)| *t).filter(|t| *t >= 0.0).collect();
+        let in_run: Vec<f64> = starts
+            .iter()
+            .map(|(_, t)| *t)
+            .filter(|t| *t >= 0.0)
+            .collect();
         let realised = self.realised(&sessions, coefficient_of_variation(&in_run));
-        Schedule { hash: hash(&sessions), end_s, sessions, realised }
+        Schedule {
+            hash: hash(&sessions),
+            end_s,
+            sessions,
+            realised,
+        }
     }
 
     /// What the first `count` sessions are like, for a closed loop.
@@ -220,8 +250,10 @@ impl SessionMaker {
     }
 
     fn realised(&self, sessions: &[Session], arrival_cv: Option<f64>) -> RealisedWorkload {
-        let turns: Vec<(&Session, &Turn)> =
-            sessions.iter().flat_map(|s| s.turns.iter().map(move |turn| (s, turn))).collect();
+        let turns: Vec<(&Session, &Turn)> = sessions
+            .iter()
+            .flat_map(|s| s.turns.iter().map(move |turn| (s, turn)))
+            .collect();
         let sorted = |value: fn(&Turn) -> u64| {
             let mut values: Vec<u64> = turns.iter().map(|(_, turn)| value(turn)).collect();
             values.sort_unstable();
@@ -230,14 +262,15 @@ impl SessionMaker {
         let prompts = sorted(|turn| u64::from(turn.prompt.prompt_tokens));
         let outputs = sorted(|turn| u64::from(turn.output_tokens));
         let rank = |values: &[u64], quantile| nearest_rank(values, quantile).unwrap_or_default();
-        let mean = |values: &[u64]| {
-            values.iter().sum::<u64>() as f64 / values.len().max(1) as f64
-        };
+        let mean = |values: &[u64]| values.iter().sum::<u64>() as f64 / values.len().max(1) as f64;
         let mut classes = BTreeMap::new();
         for (session, _) in &turns {
             *classes.entry(session.class.to_string()).or_default() += 1;
         }
-        let held: u64 = sessions.iter().map(|session| self.ideal_hits(session)).sum();
+        let held: u64 = sessions
+            .iter()
+            .map(|session| self.ideal_hits(session))
+            .sum();
         let total: u64 = prompts.iter().sum();
         RealisedWorkload {
             requests: turns.len() as u64,
@@ -247,8 +280,14 @@ impl SessionMaker {
             prompt_tokens_p95: rank(&prompts, Quantile::P95),
             output_tokens_mean: mean(&outputs),
             output_tokens_p50: rank(&outputs, Quantile::P50),
-            truncated: turns.iter().filter(|(_, turn)| turn.prompt.truncated).count() as u64,
-            cancelled: turns.iter().filter(|(_, t)| t.cancel_after.is_some()).count() as u64,
+            truncated: turns
+                .iter()
+                .filter(|(_, turn)| turn.prompt.truncated)
+                .count() as u64,
+            cancelled: turns
+                .iter()
+                .filter(|(_, t)| t.cancel_after.is_some())
+                .count() as u64,
             arrival_cv,
             ideal_prefix_hit: (total > 0).then(|| held as f64 / total as f64),
             classes,
@@ -306,7 +345,11 @@ fn hash(sessions: &[Session]) -> String {
         }
     }
     let bytes = digest.finalize();
-    bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn coefficient_of_variation(instants: &[f64]) -> Option<f64> {

@@ -70,13 +70,19 @@ pub fn plan_session(spec: &WorkloadSpec, seed: u64, index: u64) -> SessionPlan {
     let mut rng = stream(seed, Purpose::Session, index);
     let class_index = draw_class(spec, &mut rng);
     let class = &spec.classes[class_index];
-    let count = class.turns.sample(&mut rng).min(spec.max_turns.unwrap_or(u32::MAX));
+    let count = class
+        .turns
+        .sample(&mut rng)
+        .min(spec.max_turns.unwrap_or(u32::MAX));
     let persona = class.persona.as_ref().map(|persona| {
         let zipf = Zipf::new(f64::from(persona.pool), persona.zipf_s).expect("checked");
         let card = zipf.sample(&mut rng) as u64;
         // A card's length belongs to the card, not to the session.
         let mut card_rng = stream(seed, Purpose::SharedText, card);
-        (card, scaled(spec, persona.tokens.sample(&mut card_rng, 0.0)))
+        (
+            card,
+            scaled(spec, persona.tokens.sample(&mut card_rng, 0.0)),
+        )
     });
     let mut offset_s = 0.0;
     let turns = (0..count)
@@ -87,7 +93,12 @@ pub fn plan_session(spec: &WorkloadSpec, seed: u64, index: u64) -> SessionPlan {
             plan
         })
         .collect();
-    SessionPlan { index, class: class_index, persona, turns }
+    SessionPlan {
+        index,
+        class: class_index,
+        persona,
+        turns,
+    }
 }
 
 fn draw_class(spec: &WorkloadSpec, rng: &mut ChaCha8Rng) -> usize {
@@ -107,24 +118,38 @@ fn plan_turn(
     offset_s: f64,
     rng: &mut ChaCha8Rng,
 ) -> TurnPlan {
-    let law = if turn == 0 { &class.user_first } else { &class.user_next };
+    let law = if turn == 0 {
+        &class.user_first
+    } else {
+        &class.user_next
+    };
     let user = law.sample(rng, 0.0);
     let injected = class.injected.as_ref().map_or(0.0, |injected| {
         let tokens = injected.tokens.sample(rng, 0.0);
-        if rng.random::<f64>() < injected.probability { tokens } else { 0.0 }
+        if rng.random::<f64>() < injected.probability {
+            tokens
+        } else {
+            0.0
+        }
     });
     let output = scaled(spec, class.output.sample(rng, user));
     let output_tokens = output.min(spec.max_output.unwrap_or(u32::MAX));
     let think_s = class.think.sample(rng, 0.0) * spec.think_scale;
     // Both are drawn always, so that switching cancels off changes nothing else.
-    let (stops, fraction) = (rng.random::<f64>() < class.p_cancel, 0.1 + 0.8 * rng.random::<f64>());
-    let cancel_after = (spec.cancel && stops && output_tokens > 1).then(|| {
-        ((f64::from(output_tokens) * fraction) as u32).clamp(1, output_tokens - 1)
-    });
+    let (stops, fraction) = (
+        rng.random::<f64>() < class.p_cancel,
+        0.1 + 0.8 * rng.random::<f64>(),
+    );
+    let cancel_after = (spec.cancel && stops && output_tokens > 1)
+        .then(|| ((f64::from(output_tokens) * fraction) as u32).clamp(1, output_tokens - 1));
     TurnPlan {
         offset_s,
         user_tokens: scaled(spec, user),
-        injected_tokens: if injected > 0.0 { scaled(spec, injected) } else { 0 },
+        injected_tokens: if injected > 0.0 {
+            scaled(spec, injected)
+        } else {
+            0
+        },
         output_tokens,
         cancel_after,
         think_s,
@@ -162,17 +187,26 @@ pub fn plan_prompt(
     let plan = &session.turns[turn];
     let persona = session.persona.map_or(0, |(_, tokens)| tokens);
     let system = spec.system_prompt_tokens + persona;
-    let around = if system > 0 { overhead.with_system } else { overhead.without_system };
+    let around = if system > 0 {
+        overhead.with_system
+    } else {
+        overhead.without_system
+    };
     let room = spec.context_limit.saturating_sub(plan.output_tokens);
     let fixed = system + around;
     if spec.whole_prompt {
         let user_tokens = plan.user_tokens.saturating_sub(fixed).max(1);
         let prompt_tokens = user_tokens + fixed;
         let (first_turn, injected_tokens, truncated) = (0, 0, false);
-        return PromptPlan { first_turn, user_tokens, injected_tokens, prompt_tokens, truncated };
+        return PromptPlan {
+            first_turn,
+            user_tokens,
+            injected_tokens,
+            prompt_tokens,
+            truncated,
+        };
     }
-    let exchange =
-        |past: &TurnPlan| past.user_tokens + past.received_tokens() + overhead.exchange;
+    let exchange = |past: &TurnPlan| past.user_tokens + past.received_tokens() + overhead.exchange;
     let mut history: u32 = session.turns[..turn].iter().map(exchange).sum();
     let mut first_turn = 0;
     let now = plan.user_tokens + plan.injected_tokens;

@@ -4,12 +4,17 @@
 use super::*;
 use crate::workload::spec;
 
-const OVERHEAD: TemplateOverhead = 
-    TemplateOverhead { without_system: 8, with_system: 16, exchange: 16 };
+const OVERHEAD: TemplateOverhead = TemplateOverhead {
+    without_system: 8,
+    with_system: 16,
+    exchange: 16,
+};
 
 fn sessions(name: &str, count: u64) -> (WorkloadSpec, Vec<SessionPlan>) {
     let spec = spec::load(name).expect("built in");
-    let sessions = (0..count).map(|index| plan_session(&spec, 20_241_231, index)).collect();
+    let sessions = (0..count)
+        .map(|index| plan_session(&spec, 20_241_231, index))
+        .collect();
     (spec, sessions)
 }
 
@@ -25,7 +30,10 @@ fn mean(values: &[u32]) -> f64 {
 #[track_caller]
 fn close(name: &str, found: f64, expected: f64, tolerance: f64) {
     let error = found / expected - 1.0;
-    assert!(error.abs() <= tolerance, "{name}: {found:.3}, expected {expected} ± {tolerance}");
+    assert!(
+        error.abs() <= tolerance,
+        "{name}: {found:.3}, expected {expected} ± {tolerance}"
+    );
 }
 
 #[test]
@@ -33,10 +41,23 @@ fn doubao_chat_is_what_its_specification_expects() {
     let (spec, sessions) = sessions("doubao-chat", 40_000);
     let turns: Vec<&TurnPlan> = sessions.iter().flat_map(|session| &session.turns).collect();
     let requests = turns.len() as f64;
-    close("turns per session", requests / sessions.len() as f64, 2.77, 0.03);
+    close(
+        "turns per session",
+        requests / sessions.len() as f64,
+        2.77,
+        0.03,
+    );
     for (k, expected) in [(2, 0.455), (3, 0.298), (5, 0.155), (10, 0.048)] {
-        let share = sessions.iter().filter(|session| session.turns.len() >= k).count() as f64;
-        close(&format!("P(T >= {k})"), share / sessions.len() as f64, expected, 0.05);
+        let share = sessions
+            .iter()
+            .filter(|session| session.turns.len() >= k)
+            .count() as f64;
+        close(
+            &format!("P(T >= {k})"),
+            share / sessions.len() as f64,
+            expected,
+            0.05,
+        );
     }
     let mut user: Vec<u32> = turns.iter().map(|turn| turn.user_tokens).collect();
     close("user p50", quantile(&mut user, 0.5), 16.0, 0.07);
@@ -47,7 +68,10 @@ fn doubao_chat_is_what_its_specification_expects() {
     close("output p99", quantile(&mut output, 0.99), 1403.0, 0.05);
     let short = output.iter().filter(|&&tokens| tokens <= 200).count() as f64 / requests;
     close("output <= 200", short, 0.436, 0.03);
-    let cancelled = turns.iter().filter(|turn| turn.cancel_after.is_some()).count() as f64;
+    let cancelled = turns
+        .iter()
+        .filter(|turn| turn.cancel_after.is_some())
+        .count() as f64;
     close("cancelled", cancelled / requests, 0.0385, 0.06);
     let mut prompts: Vec<u32> = Vec::new();
     for session in &sessions {
@@ -73,7 +97,9 @@ fn classes_have_their_share_of_requests() {
         ("roleplay", 0.141),
         ("doc_long", 0.053),
     ] {
-        let of_class = sessions.iter().filter(|session| spec.classes[session.class].id == id);
+        let of_class = sessions
+            .iter()
+            .filter(|session| spec.classes[session.class].id == id);
         let share = of_class.map(|session| session.turns.len()).sum::<usize>() as f64;
         close(id, share / requests as f64, expected, 0.06);
     }
@@ -81,7 +107,12 @@ fn classes_have_their_share_of_requests() {
 
 #[test]
 fn prompts_and_answers_fit_the_context() {
-    for name in ["smoke", "doubao-chat-lite", "doubao-chat-8k", "random:100/20"] {
+    for name in [
+        "smoke",
+        "doubao-chat-lite",
+        "doubao-chat-8k",
+        "random:100/20",
+    ] {
         let (spec, sessions) = sessions(name, 3_000);
         let mut truncated = 0;
         for session in &sessions {
@@ -92,20 +123,30 @@ fn prompts_and_answers_fit_the_context() {
                 truncated += u32::from(prompt.truncated);
             }
         }
-        assert_eq!(truncated > 0, !name.starts_with("random"), "{name}: {truncated} cut");
+        assert_eq!(
+            truncated > 0,
+            !name.starts_with("random"),
+            "{name}: {truncated} cut"
+        );
     }
 }
 
 #[test]
 fn a_session_depends_on_its_index_alone_and_cancels_change_nothing_else() {
     let spec = spec::load("doubao-chat").expect("built in");
-    let calm = WorkloadSpec { cancel: false, ..spec.clone() };
+    let calm = WorkloadSpec {
+        cancel: false,
+        ..spec.clone()
+    };
     for index in 0..200 {
         let session = plan_session(&spec, 9, index);
         assert_eq!(session, plan_session(&spec, 9, index));
         let other = plan_session(&calm, 9, index);
         let lengths = |s: &SessionPlan| -> Vec<_> {
-            s.turns.iter().map(|t| (t.user_tokens, t.output_tokens, t.think_s.to_bits())).collect()
+            s.turns
+                .iter()
+                .map(|t| (t.user_tokens, t.output_tokens, t.think_s.to_bits()))
+                .collect()
         };
         assert_eq!(lengths(&session), lengths(&other));
         assert!(other.turns.iter().all(|turn| turn.cancel_after.is_none()));

@@ -210,7 +210,9 @@ pub fn load(name: &str) -> Result<WorkloadSpec, SpecError> {
 }
 
 fn is_workload_file(name: &str) -> bool {
-    Path::new(name).extension().is_some_and(|extension| extension == "toml" || extension == "json")
+    Path::new(name)
+        .extension()
+        .is_some_and(|extension| extension == "toml" || extension == "json")
 }
 
 fn unknown(name: &str) -> SpecError {
@@ -221,8 +223,15 @@ fn unknown(name: &str) -> SpecError {
     } else {
         "\n\nhint: `weighbridge workloads list` describes them"
     };
-    let accepted: Vec<_> = builtin_names().iter().map(|name| format!("`{name}`")).collect();
-    SpecError::Unknown { name: name.into(), accepted: accepted.join(", "), hint: hint.into() }
+    let accepted: Vec<_> = builtin_names()
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    SpecError::Unknown {
+        name: name.into(),
+        accepted: accepted.join(", "),
+        hint: hint.into(),
+    }
 }
 
 fn builtin(name: &str) -> Option<WorkloadSpec> {
@@ -238,13 +247,17 @@ fn builtin(name: &str) -> Option<WorkloadSpec> {
     spec.description = preset.description.unwrap_or(spec.description);
     spec.arrivals = preset.arrivals.unwrap_or(spec.arrivals);
     spec.cancel = preset.cancel.unwrap_or(spec.cancel);
-    spec.system_prompt_tokens = preset.system_prompt_tokens.unwrap_or(spec.system_prompt_tokens);
+    spec.system_prompt_tokens = preset
+        .system_prompt_tokens
+        .unwrap_or(spec.system_prompt_tokens);
     spec.context_limit = preset.context_limit.unwrap_or(spec.context_limit);
     spec.max_output = preset.max_output.or(spec.max_output);
     spec.max_turns = preset.max_turns.or(spec.max_turns);
     spec.slo = preset.slo.or(spec.slo);
     for (path, cap) in &preset.caps {
-        let (class, law) = path.split_once('.').expect("the built-in presets are tested");
+        let (class, law) = path
+            .split_once('.')
+            .expect("the built-in presets are tested");
         let class = spec.classes.iter_mut().find(|known| known.id == class);
         let class = class.expect("the built-in presets are tested");
         match (law, &mut class.injected) {
@@ -267,14 +280,23 @@ fn random(name: &str, shape: &str) -> Result<WorkloadSpec, SpecError> {
             "`{shape}` is not a shape; accepted is `random:IN/OUT` with two numbers of tokens \
              above 0, for example `random:512/128`"
         );
-        return Err(SpecError::Invalid { name: name.into(), message });
+        return Err(SpecError::Invalid {
+            name: name.into(),
+            message,
+        });
     };
-    let fixed = |value: u32| Distribution::Fixed { value: f64::from(value) };
+    let fixed = |value: u32| Distribution::Fixed {
+        value: f64::from(value),
+    };
     let class = Class {
         id: "random".into(),
         src: "as asked for".into(),
         session_share: 1.0,
-        turns: Turns { q: 0.5, beta: 1.0, max: 1 },
+        turns: Turns {
+            q: 0.5,
+            beta: 1.0,
+            max: 1,
+        },
         persona: None,
         user_first: fixed(input),
         user_next: fixed(input),
@@ -305,19 +327,29 @@ fn random(name: &str, shape: &str) -> Result<WorkloadSpec, SpecError> {
 }
 
 fn read_file(path: &str) -> Result<WorkloadSpec, SpecError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| SpecError::Read { path: path.into(), source })?;
-    let is_json = Path::new(path).extension().is_some_and(|extension| extension == "json");
+    let text = std::fs::read_to_string(path).map_err(|source| SpecError::Read {
+        path: path.into(),
+        source,
+    })?;
+    let is_json = Path::new(path)
+        .extension()
+        .is_some_and(|extension| extension == "json");
     let parsed = if is_json {
         serde_json::from_str(&text).map_err(|error| error.to_string())
     } else {
         toml::from_str(&text).map_err(|error| error.to_string())
     };
-    parsed.map_err(|message| SpecError::Parse { path: path.into(), message })
+    parsed.map_err(|message| SpecError::Parse {
+        path: path.into(),
+        message,
+    })
 }
 
 fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
-    let invalid = |message: String| SpecError::Invalid { name: spec.name.clone(), message };
+    let invalid = |message: String| SpecError::Invalid {
+        name: spec.name.clone(),
+        message,
+    };
     let positive = [
         ("rate", spec.rate),
         ("duration_s", spec.duration_s),
@@ -325,22 +357,33 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     ];
     for (key, value) in positive {
         if !(value.is_finite() && value > 0.0) {
-            return Err(invalid(format!("`{key}` is {value}; accepted is a number above 0")));
+            return Err(invalid(format!(
+                "`{key}` is {value}; accepted is a number above 0"
+            )));
         }
     }
-    for (key, value) in [("warmup_s", spec.warmup_s), ("think_scale", spec.think_scale)] {
+    for (key, value) in [
+        ("warmup_s", spec.warmup_s),
+        ("think_scale", spec.think_scale),
+    ] {
         if !(value.is_finite() && value >= 0.0) {
-            return Err(invalid(format!("`{key}` is {value}; accepted is a number from 0")));
+            return Err(invalid(format!(
+                "`{key}` is {value}; accepted is a number from 0"
+            )));
         }
     }
     if spec.classes.is_empty() {
-        return Err(invalid("there is no `[[class]]`; at least one is needed".into()));
+        return Err(invalid(
+            "there is no `[[class]]`; at least one is needed".into(),
+        ));
     }
     if spec.whole_prompt && spec.max_turns != Some(1) {
         return Err(invalid("`whole_prompt` needs `max_turns = 1`".into()));
     }
     if spec.max_turns == Some(0) || spec.max_output == Some(0) {
-        return Err(invalid("`max_turns` and `max_output` must be at least 1".into()));
+        return Err(invalid(
+            "`max_turns` and `max_output` must be at least 1".into(),
+        ));
     }
     spec.classes.iter().try_for_each(|class| {
         let named = |key: &str, message: String| {
@@ -353,7 +396,11 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
 fn check_class(class: &Class) -> Result<(), (&'static str, String)> {
     let share = |key, value: f64, max: f64| {
         let holds = value.is_finite() && (0.0..=max).contains(&value);
-        if holds { Ok(()) } else { Err((key, format!("{value} is not from 0 to {max}"))) }
+        if holds {
+            Ok(())
+        } else {
+            Err((key, format!("{value} is not from 0 to {max}")))
+        }
     };
     share("session_share", class.session_share, f64::MAX)?;
     share("p_cancel", class.p_cancel, 1.0)?;
@@ -369,10 +416,16 @@ fn check_class(class: &Class) -> Result<(), (&'static str, String)> {
     }
     if let Some(injected) = &class.injected {
         share("injected.probability", injected.probability, 1.0)?;
-        injected.tokens.check().map_err(|message| ("injected.tokens", message))?;
+        injected
+            .tokens
+            .check()
+            .map_err(|message| ("injected.tokens", message))?;
     }
     if let Some(persona) = &class.persona {
-        persona.tokens.check().map_err(|message| ("persona.tokens", message))?;
+        persona
+            .tokens
+            .check()
+            .map_err(|message| ("persona.tokens", message))?;
         if persona.pool == 0 {
             return Err(("persona.pool", "0 is too few; at least 1 is needed".into()));
         }
@@ -386,7 +439,9 @@ impl WorkloadSpec {
     pub fn mean_turns(&self) -> f64 {
         let shares: f64 = self.classes.iter().map(|class| class.session_share).sum();
         let turns = |class: &Class| {
-            let max = self.max_turns.map_or(class.turns.max, |max| max.min(class.turns.max));
+            let max = self
+                .max_turns
+                .map_or(class.turns.max, |max| max.min(class.turns.max));
             class.session_share * Turns { max, ..class.turns }.mean()
         };
         self.classes.iter().map(turns).sum::<f64>() / shares
@@ -400,7 +455,10 @@ mod tests {
     #[test]
     fn the_built_in_workloads_load() {
         let names = builtin_names();
-        assert_eq!(names, ["doubao-chat", "doubao-chat-8k", "doubao-chat-lite", "smoke"]);
+        assert_eq!(
+            names,
+            ["doubao-chat", "doubao-chat-8k", "doubao-chat-lite", "smoke"]
+        );
         for name in names {
             let spec = load(&name).expect(&name);
             assert_eq!(spec.name, name);

@@ -33,14 +33,19 @@ impl TextMaker {
         let mut fillers: Vec<char> = FILLERS.chars().filter(single).collect();
         // A tokenizer that knows no Chinese: digits are better than a wrong count.
         fillers.extend(('0'..='9').filter(single));
-        Self { corpus: Corpus::builtin(), tokenizer, fillers }
+        Self {
+            corpus: Corpus::builtin(),
+            tokenizer,
+            fillers,
+        }
     }
 
     /// The user's message: an opening or a follow-up, then pasted material if it is long.
     pub fn user(&self, class: &str, first: bool, tokens: u32, rng: &mut ChaCha8Rng) -> String {
         let mut opening = Some(if first { Part::First } else { Part::Next });
         self.exact(tokens, || {
-            self.corpus.sentence(class, opening.take().unwrap_or(Part::Body), rng)
+            self.corpus
+                .sentence(class, opening.take().unwrap_or(Part::Body), rng)
         })
     }
 
@@ -104,7 +109,9 @@ impl TextMaker {
     fn longest_prefix(&self, text: &str, tokens: usize) -> usize {
         let mut ends: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
         ends.push(text.len());
-        ends[ends.partition_point(|&end| self.count(&text[..end]) <= tokens).saturating_sub(1)]
+        ends[ends
+            .partition_point(|&end| self.count(&text[..end]) <= tokens)
+            .saturating_sub(1)]
     }
 
     /// What brings `text` to exactly `tokens` tokens: single-token characters, one after another.
@@ -113,7 +120,11 @@ impl TextMaker {
         let mut count = self.count(text);
         let mut next = text.len();
         while count < tokens {
-            let offered = self.fillers.iter().cycle().skip(next % self.fillers.len().max(1));
+            let offered = self
+                .fillers
+                .iter()
+                .cycle()
+                .skip(next % self.fillers.len().max(1));
             let found = offered.take(self.fillers.len()).find_map(|&c| {
                 filled.push(c);
                 let now = self.count(&filled);
@@ -155,7 +166,11 @@ mod tests {
             for tokens in (1..60).chain([100, 333, 1_000, 2_500]) {
                 for class in ["casual_chat", "search_qa", "doc_long", "roleplay"] {
                     let text = maker.user(class, tokens % 2 == 0, tokens, &mut rng);
-                    assert_eq!(maker.count(&text), tokens as usize, "{model} {class}: {text}");
+                    assert_eq!(
+                        maker.count(&text),
+                        tokens as usize,
+                        "{model} {class}: {text}"
+                    );
                 }
                 let text = maker.injected(tokens, &mut rng);
                 assert_eq!(maker.count(&text), tokens as usize, "{model}: {text:?}");
@@ -170,9 +185,18 @@ mod tests {
 
     #[test]
     fn the_system_prompt_is_fixed_and_messages_differ() {
-        let Some(maker) = maker("ref-tiny") else { unreachable!("it is made in memory") };
+        let Some(maker) = maker("ref-tiny") else {
+            unreachable!("it is made in memory")
+        };
         assert_eq!(maker.system(220), maker.system(220));
-        let text = |index| maker.user("casual_chat", true, 30, &mut stream(1, Purpose::Text, index));
+        let text = |index| {
+            maker.user(
+                "casual_chat",
+                true,
+                30,
+                &mut stream(1, Purpose::Text, index),
+            )
+        };
         assert_eq!(text(4), text(4));
         assert_ne!(text(4), text(5));
     }

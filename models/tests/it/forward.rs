@@ -162,11 +162,11 @@ fn the_135m_reference_model_has_the_shape_it_promises() {
     .unwrap();
     assert_eq!(
         (model.info.parameters, model.info.weights.as_str()),
-        (134_515_008, "Q4_1")
+        (134_515_008, "Q8_0")
     );
     assert_eq!(
         model.info.weight_bytes,
-        30_081_024 + 66_355_200 + 61 * 576 * 4
+        30_081_024 + 106_168_320 / 32 * 34 + 61 * 576 * 4
     );
     let mut cache = KvCache::new(model.llama.config(), 1);
     let prompt = model.chat.encode("今天天气很好", models::Special::Plain);

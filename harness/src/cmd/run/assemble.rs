@@ -14,7 +14,12 @@ use reports::{Measurements, cost};
 use super::Outcome;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
 
-pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) -> Report {
+pub(super) fn report(
+    plan: &Plan,
+    model: &models::ModelInfo,
+    outcome: &Outcome,
+    threads: usize,
+) -> Report {
     let measured = &outcome.recorded.measurements;
     let client_error = client_error(outcome, measured);
     let (validity, mut warnings) = assess(Inputs {
@@ -37,10 +42,13 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         length_mismatches: measured.length_mismatches,
     });
     warnings.extend(own_warnings(plan, measured));
-    let cost = plan.price.as_ref().map(|price| cost::price(&measured.summary, price));
+    let cost = plan
+        .price
+        .as_ref()
+        .map(|price| cost::price(&measured.summary, price));
     Report {
         schema_version: SCHEMA_VERSION,
-        run: run_info(plan, outcome),
+        run: run_info(plan, outcome, threads),
         target: TargetInfo {
             name: plan.target.to_string(),
             kind: outcome.system.kind.clone(),
@@ -78,7 +86,7 @@ fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
             "prompts were made with the tokenizer of ref-135m, not the served model's: their \
              lengths are not the planned ones; input tokens are the server's count where it gives \
              one"
-                .to_owned(),
+            .to_owned(),
         );
     }
     if plan.price.is_none() {
@@ -89,7 +97,9 @@ fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
     }
     if measured.clamped_values > 0 {
         let count = measured.clamped_values;
-        warnings.push(format!("{count} values over an hour are recorded as an hour"));
+        warnings.push(format!(
+            "{count} values over an hour are recorded as an hour"
+        ));
     }
     if plan.workload.name == "doubao-chat-lite" {
         warnings.push("doubao-chat-lite is not comparable with full-length workloads".to_owned());
@@ -97,13 +107,19 @@ fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
     warnings
 }
 
-fn run_info(plan: &Plan, outcome: &Outcome) -> RunInfo {
+fn run_info(plan: &Plan, outcome: &Outcome, threads: usize) -> RunInfo {
     let seconds = |ns: u64| ns as f64 / 1e9;
-    let threads = std::env::var("RAYON_NUM_THREADS")
-        .unwrap_or_else(|_| crate::host::logical_cpus().to_string());
     let environment = BTreeMap::from([
-        ("engine_threads".to_owned(), threads),
-        ("build".to_owned(), if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned()),
+        ("engine_threads".to_owned(), threads.to_string()),
+        (
+            "build".to_owned(),
+            if cfg!(debug_assertions) {
+                "debug"
+            } else {
+                "release"
+            }
+            .to_owned(),
+        ),
         ("drain_s".to_owned(), plan.drain_s.to_string()),
     ]);
     RunInfo {
@@ -114,7 +130,10 @@ fn run_info(plan: &Plan, outcome: &Outcome) -> RunInfo {
         schedule_hash: outcome.schedule_hash.clone(),
         start: outcome.started.to_string(),
         end: outcome.ended.to_string(),
-        window_s: (seconds(outcome.window.start_ns), seconds(outcome.window.end_ns)),
+        window_s: (
+            seconds(outcome.window.start_ns),
+            seconds(outcome.window.end_ns),
+        ),
         incomplete: outcome.interrupted,
         host: crate::host::host_info(),
         environment,
@@ -126,7 +145,11 @@ fn model_info(plan: &Plan, model: &models::ModelInfo) -> ModelInfo {
     if plan.tokenizer == TokenizerKind::StandIn {
         let name = plan.http.served_model.clone();
         return ModelInfo {
-            name: if name.is_empty() { plan.model_name.clone() } else { name },
+            name: if name.is_empty() {
+                plan.model_name.clone()
+            } else {
+                name
+            },
             architecture: None,
             parameters: None,
             weights: None,
