@@ -19,7 +19,7 @@ pub struct CandleExecutor {
 }
 
 impl CandleExecutor {
-    /// Holds `capacity.blocks` blocks of keys and values; memory is committed as it is used.
+    /// Holds `capacity.blocks` blocks of keys and values, in memory of their own from here on.
     pub fn new(model: Llama, capacity: Capacity) -> Self {
         let cache = KvCache::new(model.config(), capacity.blocks as usize);
         let max_context = capacity.max_context.min(model.config().context);

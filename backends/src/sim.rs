@@ -6,7 +6,8 @@
 //!
 //! Invariant: a step's time is a pure function of the batch, the device and the model, so a run is
 //! the same on every machine. The tokens are drawn from a hash of the request's seed, and mean
-//! nothing. It is a roofline, not a calibrated simulator: no figure of it is a claim about a device.
+//! nothing. It is a roofline, not a calibrated simulator: no figure of it is a claim about a
+//! device.
 
 use std::collections::BTreeMap;
 
@@ -132,7 +133,7 @@ impl StepCost {
         let (mut flop, mut bytes) = (0.0, self.weight_bytes);
         for row in &batch.rows {
             let (tokens, start) = (row.tokens.len() as f64, row.start as f64);
-            let context = tokens * (start + (tokens + 1.0) / 2.0);
+            let context = tokens * (start + f64::midpoint(tokens, 1.0));
             flop += tokens * self.flop_per_token + context * self.flop_per_token_and_context;
             bytes += (start + 2.0 * tokens) * self.kv_bytes_per_token;
         }

@@ -1,8 +1,8 @@
 //! Loads a backend and measures it.
 //!
 //! Data flows one way: flags and file ([`scenario`]) → a checked [`plan`] → sessions with their
-//! text and instants ([`workload`], [`arrivals`]) → the [`driver`], which holds the conversations on
-//! a backend ([`target`]) → one record for each request ([`recorder`]) → the report ([`reports`]).
+//! text and instants ([`workload`], [`arrivals`]) → the [`driver`], which holds the conversations
+//! on a backend ([`target`]) → one record for each request ([`recorder`]) → the report.
 //!
 //! Only [`cmd`] prints.
 

@@ -107,23 +107,13 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     let target = Target::parse(scenario.target.as_deref().unwrap_or("cpu"))?;
     let (model_name, model, tokenizer) = resolve_model(&scenario, &target)?;
     let mut workload = spec::load(scenario.workload.as_deref().unwrap_or("smoke"))?;
-    if let Some(scale) = scenario.think_scale {
-        let place = places.of("think_scale", |flags| flags.think_scale.is_some());
-        ensure!(
-            scale.is_finite() && scale >= 0.0,
-            "{place} is {scale}; accepted is a number from 0"
-        );
-        workload.think_scale = scale;
-    }
+    let scale = scenario.think_scale.unwrap_or(workload.think_scale);
+    let place = places.of("think_scale", |flags| flags.think_scale.is_some());
+    let in_range = scale.is_finite() && scale >= 0.0;
+    ensure!(in_range, "{place} is {scale}; accepted is a number from 0");
+    workload.think_scale = scale;
     let load = resolve_load(&scenario, &places, &workload)?;
     let (warmup_s, duration_s, drain_s) = resolve_times(&scenario, &places, &workload)?;
-    let slo = match &scenario.slo {
-        Some(text) => {
-            let place = places.of("slo", |flags| flags.slo.is_some());
-            Some(parse_slo(text).map_err(|message| anyhow!("{place}: {message}"))?)
-        }
-        None => workload.slo,
-    };
     let temperature = scenario.temperature.unwrap_or(0.0);
     let place = places.of("temperature", |flags| flags.temperature.is_some());
     ensure!(
@@ -133,14 +123,6 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     let max_requests = count(&places, "requests", scenario.requests, |f| {
         f.requests.is_some()
     })?;
-    let weights = match scenario.weights.as_deref() {
-        None | Some("stored") => WeightsDtype::AsStored,
-        Some("f32") => WeightsDtype::F32,
-        Some(other) => {
-            let place = places.of("weights", |flags| flags.weights.is_some());
-            bail!("{place} is `{other}`; accepted are `stored` and `f32`")
-        }
-    };
     Ok(Plan {
         threads: count(&places, "threads", scenario.threads, |f| {
             f.threads.is_some()
@@ -155,17 +137,13 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
             seed: 0,
         },
         ignore_eos: !scenario.stop_at_eos.unwrap_or(false),
-        slo: slo.filter(|slo| {
-            [slo.ttft_s, slo.tpot_s, slo.e2e_s]
-                .iter()
-                .any(Option::is_some)
-        }),
+        slo: resolve_slo(&scenario, &places, &workload)?,
         seed: scenario.seed.unwrap_or(1),
         max_requests: max_requests.map(|n| n as u64),
         target,
         model_name,
         model,
-        weights,
+        weights: resolve_weights(&scenario, &places)?,
         tokenizer,
         workload,
         load,
@@ -174,6 +152,32 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
         drain_s,
         scenario,
     })
+}
+
+fn resolve_slo(
+    scenario: &Scenario,
+    places: &Places<'_>,
+    workload: &WorkloadSpec,
+) -> Result<Option<Slo>> {
+    let slo = match &scenario.slo {
+        Some(text) => {
+            let place = places.of("slo", |flags| flags.slo.is_some());
+            Some(parse_slo(text).map_err(|message| anyhow!("{place}: {message}"))?)
+        }
+        None => workload.slo,
+    };
+    Ok(slo.filter(|slo| slo.ttft_s.or(slo.tpot_s).or(slo.e2e_s).is_some()))
+}
+
+fn resolve_weights(scenario: &Scenario, places: &Places<'_>) -> Result<WeightsDtype> {
+    match scenario.weights.as_deref() {
+        None | Some("stored") => Ok(WeightsDtype::AsStored),
+        Some("f32") => Ok(WeightsDtype::F32),
+        Some(other) => {
+            let place = places.of("weights", |flags| flags.weights.is_some());
+            bail!("{place} is `{other}`; accepted are `stored` and `f32`")
+        }
+    }
 }
 
 fn resolve_model(
@@ -394,8 +398,8 @@ fn price_units(target: &Target) -> u32 {
 mod tests {
     use super::*;
 
-    fn check(flags: Scenario, expected: &str) {
-        let error = resolve(&flags, None).expect_err(expected);
+    fn check(flags: &Scenario, expected: &str) {
+        let error = resolve(flags, None).expect_err(expected);
         let message = format!("{error:#}");
         assert!(message.contains(expected), "{message}");
     }
@@ -413,100 +417,25 @@ mod tests {
 
     #[test]
     fn mistakes_name_the_flag_the_value_and_what_is_accepted() {
-        let base = Scenario::default;
-        let text = |text: &str| Some(text.to_owned());
-        check(
-            Scenario {
-                rate: Some(-1.0),
-                ..base()
-            },
-            "`--rate` is -1; accepted is",
-        );
-        check(
-            Scenario {
-                users: Some(0),
-                ..base()
-            },
-            "`--users` is 0; accepted is 1 to",
-        );
-        check(
-            Scenario {
-                rate: Some(1.0),
-                users: Some(2),
-                ..base()
-            },
-            "both given",
-        );
-        check(
-            Scenario {
-                duration: text("60"),
-                ..base()
-            },
-            "`--duration`: `60` is not",
-        );
-        check(
-            Scenario {
-                slo: text("ttft=fast"),
-                ..base()
-            },
-            "`--slo`: `fast` is not",
-        );
-        check(
-            Scenario {
-                kv_memory: text("lots"),
-                ..base()
-            },
-            "`--kv-memory`: `lots`",
-        );
-        check(
-            Scenario {
-                kv_memory: text("900TB"),
-                ..base()
-            },
-            "`--kv-memory` is 900TB",
-        );
-        check(
-            Scenario {
-                prefix_cache: text("maybe"),
-                ..base()
-            },
-            "accepted are `on` and `off`",
-        );
-        check(
-            Scenario {
-                extra_body: text("[1]"),
-                ..base()
-            },
-            "accepted is a JSON object",
-        );
-        check(
-            Scenario {
-                arrivals: text("bursty"),
-                ..base()
-            },
-            "`bursty` is not",
-        );
-        check(
-            Scenario {
-                model: text("gpt-9"),
-                ..base()
-            },
-            "gpt-9",
-        );
-        check(
-            Scenario {
-                requests: Some(0),
-                ..base()
-            },
-            "`--requests` is 0",
-        );
-        check(
-            Scenario {
-                price: Some("no/such.toml".into()),
-                ..base()
-            },
-            "no/such.toml",
-        );
+        // Each line is a scenario file's, given as flags.
+        for (toml, expected) in [
+            ("rate = -1", "`--rate` is -1; accepted is"),
+            ("users = 0", "`--users` is 0; accepted is 1 to"),
+            ("rate = 1\nusers = 2", "both given"),
+            ("duration = '60'", "`--duration`: `60` is not"),
+            ("slo = 'ttft=fast'", "`--slo`: `fast` is not"),
+            ("kv_memory = 'lots'", "`--kv-memory`: `lots`"),
+            ("kv_memory = '900000GB'", "`--kv-memory` is 900000GB"),
+            ("prefix_cache = 'maybe'", "accepted are `on` and `off`"),
+            ("extra_body = '[1]'", "accepted is a JSON object"),
+            ("arrivals = 'bursty'", "`bursty` is not"),
+            ("model = 'gpt-9'", "gpt-9"),
+            ("requests = 0", "`--requests` is 0"),
+            ("threads = -2", "`--threads` is -2"),
+            ("price = 'no/such.toml'", "no/such.toml"),
+        ] {
+            check(&toml::from_str(toml).expect(toml), expected);
+        }
     }
 
     #[test]

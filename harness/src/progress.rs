@@ -45,13 +45,11 @@ impl Snapshot {
             self.in_flight, self.ended, self.failed
         );
         if let (Some(used), Some(total)) = (gauges.used_blocks, gauges.total_blocks) {
-            line.push_str(&format!(
-                ", KV {}%",
-                100 * u64::from(used) / u64::from(total.max(1))
-            ));
+            let share = 100 * u64::from(used) / u64::from(total.max(1));
+            line = format!("{line}, KV {share}%");
         }
         if let Some(preemptions) = gauges.preemptions.filter(|&count| count > 0) {
-            line.push_str(&format!(", {preemptions} preemptions"));
+            line = format!("{line}, {preemptions} preemptions");
         }
         line
     }

@@ -109,7 +109,7 @@ pub struct Scenario {
     #[arg(long, value_name = "JSON")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extra_body: Option<String>,
-    /// Server: environment variable that holds the API key [default: OPENAI_API_KEY]
+    /// Server: environment variable that holds the API key [default: `OPENAI_API_KEY`]
     #[arg(long, value_name = "VAR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,

@@ -20,12 +20,14 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache of `blocks` blocks. Its memory is committed when it is first written.
+    /// An empty cache of `blocks` blocks. All its memory is committed here, not page by page in
+    /// the middle of a measurement; a slot that is read before it is written gives NaN, not a
+    /// plausible number.
     pub fn new(config: &LlamaConfig, blocks: usize) -> Self {
         let shape = BlockShape::of(config);
         let layer = || LayerCache {
-            keys: vec![0.0; blocks * shape.block_keys()],
-            values: vec![0.0; blocks * shape.block_values()],
+            keys: vec![f32::NAN; blocks * shape.block_keys()],
+            values: vec![f32::NAN; blocks * shape.block_values()],
             shape,
         };
         Self {

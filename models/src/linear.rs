@@ -5,6 +5,7 @@
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{CpuStorage, Device, Module, Result, Storage, Tensor};
+use candle_nn::Linear as Dense;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -18,8 +19,33 @@ pub(crate) struct Linear {
 
 #[derive(Debug)]
 struct Part {
-    matrix: QMatMul,
+    matrix: Matrix,
     outputs: usize,
+}
+
+/// Weights in 16 or 32 bits go through candle-nn's layer, blocks through the quantised product.
+#[derive(Debug)]
+enum Matrix {
+    Dense(Dense),
+    Quantised(QMatMul),
+}
+
+impl Matrix {
+    fn new(tensor: QTensor) -> Result<Self> {
+        Ok(match tensor.dtype() {
+            GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 => {
+                Self::Dense(Dense::new(tensor.dequantize(&Device::Cpu)?, None))
+            }
+            _ => Self::Quantised(QMatMul::from_qtensor(tensor)?),
+        })
+    }
+
+    fn forward(&self, input: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Dense(matrix) => matrix.forward(input),
+            Self::Quantised(matrix) => matrix.forward(input),
+        }
+    }
 }
 
 impl Linear {
@@ -39,7 +65,7 @@ impl Linear {
             .map(|tensor| {
                 let (outputs, _) = tensor.shape().dims2()?;
                 Ok(Part {
-                    matrix: QMatMul::from_qtensor(tensor)?,
+                    matrix: Matrix::new(tensor)?,
                     outputs,
                 })
             })
@@ -55,7 +81,10 @@ impl Linear {
     /// A single matrix that is shared with the embedding.
     pub(crate) fn shared(matrix: QMatMul, outputs: usize, inputs: usize) -> Self {
         Self {
-            parts: vec![Part { matrix, outputs }],
+            parts: vec![Part {
+                matrix: Matrix::Quantised(matrix),
+                outputs,
+            }],
             inputs,
             outputs,
         }

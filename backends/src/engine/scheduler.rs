@@ -225,8 +225,9 @@ impl Scheduler {
             .drain(..)
             .chain(self.waiting.drain(..))
             .collect();
-        all.iter_mut()
-            .for_each(|sequence| release(&mut self.pool, sequence));
+        for sequence in &mut all {
+            release(&mut self.pool, sequence);
+        }
         all.iter().map(|sequence| sequence.id).collect()
     }
 

@@ -82,12 +82,12 @@ async fn collect(mut stream: TokenStream) -> Vec<(u64, EventKind)> {
     events
 }
 
-fn usage(input: u64, cached: u64, output: u64) -> Option<Usage> {
-    Some(Usage {
+fn usage(input: u64, cached: u64, output: u64) -> Usage {
+    Usage {
         input_tokens: input,
         cached_tokens: Some(cached),
         output_tokens: output,
-    })
+    }
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn each_token_carries_the_instant_its_step_was_done() {
     });
     let finished = EventKind::Finished {
         reason: FinishReason::Length,
-        usage: usage(20, 0, 3),
+        usage: Some(usage(20, 0, 3)),
     };
     let expected = [
         (0, EventKind::Sent),
@@ -119,7 +119,7 @@ fn the_end_token_ends_an_answer_unless_it_is_ignored() {
     });
     let finished = EventKind::Finished {
         reason: FinishReason::Stop,
-        usage: usage(20, 0, 1),
+        usage: Some(usage(20, 0, 1)),
     };
     assert_eq!(events.last(), Some(&(30, finished)));
 }

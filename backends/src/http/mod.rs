@@ -95,7 +95,8 @@ impl HttpBackend {
         };
         let (server, models) = shared.list_models().await?;
         if shared.config.model.is_empty() {
-            shared.config.model = models.split(", ").next().unwrap_or_default().to_owned();
+            let first = models.split(", ").next().unwrap_or_default();
+            first.clone_into(&mut shared.config.model);
         }
         let shared = Arc::new(shared);
         let details = BTreeMap::from([

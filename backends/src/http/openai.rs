@@ -102,14 +102,12 @@ pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, serde_json::Error> {
                     .for_each(|text| chunk.text.push_str(&text));
             }
         }
-        chunk.finish = chunk
-            .finish
-            .or_else(|| match choice.finish_reason.as_deref() {
-                None => None,
-                Some("stop") => Some(FinishReason::Stop),
-                Some("length") => Some(FinishReason::Length),
-                Some(_) => Some(FinishReason::Other),
-            });
+        chunk.finish = chunk.finish.or(match choice.finish_reason.as_deref() {
+            None => None,
+            Some("stop") => Some(FinishReason::Stop),
+            Some("length") => Some(FinishReason::Length),
+            Some(_) => Some(FinishReason::Other),
+        });
     }
     Ok(chunk)
 }

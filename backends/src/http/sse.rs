@@ -76,7 +76,7 @@ mod tests {
         let (mut reader, mut found) = (SseReader::default(), Vec::new());
         for bytes in reads {
             reader.read(bytes, |data| {
-                found.push(String::from_utf8_lossy(data).into_owned())
+                found.push(String::from_utf8_lossy(data).into_owned());
             });
         }
         found

@@ -42,7 +42,7 @@ pub(super) struct GenerateArgs {
     /// Expand the weights to f32
     #[arg(long)]
     f32: bool,
-    /// {"prompt_token_ids", "token_ids", "text", "finish_reason"} instead of the text
+    /// {"`prompt_token_ids`", "`token_ids`", "text", "`finish_reason`"} instead of the text
     #[arg(long)]
     json: bool,
 }

@@ -26,7 +26,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Measure a target under load and write a report
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// One reply from the built-in engine
     Generate(generate::GenerateArgs),
     /// List, fetch and find models

@@ -128,11 +128,26 @@ impl Distribution {
         }
     }
 
+    /// The greatest value there can be.
+    pub fn largest(&self) -> f64 {
+        match self {
+            Self::Fixed { value } => *value,
+            Self::Lognormal { max, .. }
+            | Self::Uniform { max, .. }
+            | Self::RatioOfUser { max, .. } => *max,
+            Self::Mixture { components } => components
+                .iter()
+                .map(|part| part.law.largest())
+                .fold(0.0, f64::max),
+        }
+    }
+
     /// Lowers the upper bound; a law without one is left alone.
     pub fn cap(&mut self, cap: f64) {
         match self {
-            Self::Lognormal { max, .. } | Self::Uniform { max, .. } => *max = max.min(cap),
-            Self::RatioOfUser { max, .. } => *max = max.min(cap),
+            Self::Lognormal { max, .. }
+            | Self::Uniform { max, .. }
+            | Self::RatioOfUser { max, .. } => *max = max.min(cap),
             Self::Mixture { components } => components.iter_mut().for_each(|c| c.law.cap(cap)),
             Self::Fixed { .. } => {}
         }

@@ -344,12 +344,9 @@ fn hash(sessions: &[Session]) -> String {
             digest.update(turn.user.as_bytes());
         }
     }
-    let bytes = digest.finalize();
-    bytes
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let bytes: [u8; 32] = digest.finalize().into();
+    let (head, _) = bytes.split_first_chunk().expect("32 bytes have a first 8");
+    format!("{:016x}", u64::from_be_bytes(*head))
 }
 
 fn coefficient_of_variation(instants: &[f64]) -> Option<f64> {
@@ -361,4 +358,89 @@ fn coefficient_of_variation(instants: &[f64]) -> Option<f64> {
     let variance =
         gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / (gaps.len() - 1) as f64;
     (mean > 0.0).then(|| variance.sqrt() / mean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::spec;
+    use models::{ModelSource, load_tokenizer};
+
+    fn maker(workload: &str, seed: u64) -> SessionMaker {
+        let source = ModelSource::parse("ref-tiny").expect("built in");
+        let (_, tokenizer) = load_tokenizer(&source).expect("made in memory");
+        let spec = spec::load(workload).expect("built in");
+        SessionMaker::new(spec, seed, tokenizer).expect("the template renders")
+    }
+
+    fn open(workload: &str, rate: f64, end_s: f64) -> Schedule {
+        maker(workload, 3).open(Arrivals::Poisson, rate, end_s, None)
+    }
+
+    #[test]
+    fn the_rate_asked_for_is_the_rate_scheduled_from_the_first_second() {
+        // Sessions come in clumps of turns: the tolerance is three times the spread of the mean.
+        let schedule = open("doubao-chat-lite", 2.0, 1_000.0);
+        let instants: Vec<f64> = schedule
+            .sessions
+            .iter()
+            .flat_map(|session| &session.turns)
+            .map(|turn| turn.nominal.as_secs_f64())
+            .collect();
+        assert!(
+            (instants.len() as f64 / 2_000.0 - 1.0).abs() < 0.12,
+            "{}",
+            instants.len()
+        );
+        let early = instants.iter().filter(|&&at| at < 100.0).count() as f64;
+        assert!(
+            (early / 200.0 - 1.0).abs() < 0.35,
+            "{early} in the first 100 s of 200 expected"
+        );
+    }
+
+    #[test]
+    fn a_schedule_repeats_and_its_hash_tells_others_apart() {
+        let one = open("smoke", 5.0, 20.0);
+        let same = open("smoke", 5.0, 20.0);
+        assert_eq!(
+            (one.hash.clone(), &one.sessions),
+            (same.hash, &same.sessions)
+        );
+        assert_ne!(one.hash, open("smoke", 5.5, 20.0).hash);
+        let first: Vec<Nanos> = one.sessions.iter().map(|s| s.turns[0].nominal).collect();
+        assert!(first.is_sorted());
+    }
+
+    #[test]
+    fn a_cut_schedule_has_its_first_requests_only() {
+        let all = open("smoke", 5.0, 40.0);
+        let cut = maker("smoke", 3).open(Arrivals::Poisson, 5.0, 40.0, Some(25));
+        let turns: usize = cut.sessions.iter().map(|session| session.turns.len()).sum();
+        assert_eq!((turns, cut.realised.requests), (25, 25));
+        assert!(cut.end_s < all.end_s);
+    }
+
+    #[test]
+    fn the_ideal_prefix_cache_holds_what_the_specification_expects() {
+        // 0.742 over whole sessions; here the first turn of a session under way finds no past.
+        let maker = maker("doubao-chat", 20_241_231);
+        let (realised, _) = maker.closed_realised(400);
+        let hit = realised.ideal_prefix_hit.expect("there are prompts");
+        assert!((hit - 0.742).abs() < 0.06, "{hit}");
+    }
+
+    #[test]
+    fn sessions_under_way_bring_their_past() {
+        let schedule = open("doubao-chat-lite", 3.0, 60.0);
+        let with_past = schedule
+            .sessions
+            .iter()
+            .filter(|session| !session.past.is_empty());
+        assert!(with_past.count() > 10);
+        for session in &schedule.sessions {
+            let expected = session.past.len() as u32;
+            assert_eq!(session.turns[0].turn, expected, "session {}", session.index);
+        }
+    }
 }

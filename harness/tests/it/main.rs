@@ -1,1 +1,7 @@
-//! x
+//! The real binary, end to end: what a user sees, what lands on disk, and what goes wrong.
+
+mod command;
+mod faults;
+mod runs;
+mod server;
+mod tidy;

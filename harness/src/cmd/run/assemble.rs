@@ -11,7 +11,7 @@ use reports::schema::{
 use reports::validity::{Completion, Inputs, LoadKind as AssessedLoad, OutputLength, assess};
 use reports::{Measurements, cost};
 
-use super::Outcome;
+use super::measure::Outcome;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
 
 pub(super) fn report(
@@ -23,17 +23,19 @@ pub(super) fn report(
     let measured = &outcome.recorded.measurements;
     let client_error = client_error(outcome, measured);
     let (validity, mut warnings) = assess(Inputs {
-        completion: match outcome.interrupted {
-            true => Completion::Interrupted,
-            false => Completion::Complete,
+        completion: if outcome.interrupted {
+            Completion::Interrupted
+        } else {
+            Completion::Complete
         },
         load: match plan.load {
             LoadKind::Open(..) => AssessedLoad::Open,
             LoadKind::Closed(_) => AssessedLoad::Closed,
         },
-        output_length: match plan.ignore_eos {
-            true => OutputLength::Exact,
-            false => OutputLength::UpTo,
+        output_length: if plan.ignore_eos {
+            OutputLength::Exact
+        } else {
+            OutputLength::UpTo
         },
         summary: &measured.summary,
         client_error: &client_error,
@@ -56,7 +58,7 @@ pub(super) fn report(
             virtual_time: outcome.timers_s.is_none(),
             details: outcome.system.details.clone(),
         },
-        model: model_info(plan, model),
+        model: model_info(plan, model, outcome),
         workload: workload_info(plan, outcome),
         validity,
         client_error,
@@ -140,16 +142,12 @@ fn run_info(plan: &Plan, outcome: &Outcome, threads: usize) -> RunInfo {
     }
 }
 
-fn model_info(plan: &Plan, model: &models::ModelInfo) -> ModelInfo {
+fn model_info(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) -> ModelInfo {
     let tokenizer = model.name.clone();
     if plan.tokenizer == TokenizerKind::StandIn {
-        let name = plan.http.served_model.clone();
+        let served = outcome.system.details.get("served_model");
         return ModelInfo {
-            name: if name.is_empty() {
-                plan.model_name.clone()
-            } else {
-                name
-            },
+            name: served.unwrap_or(&plan.model_name).clone(),
             architecture: None,
             parameters: None,
             weights: None,

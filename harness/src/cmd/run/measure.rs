@@ -1,0 +1,291 @@
+//! The measurement itself: from a plan and a loaded model to records and figures.
+//!
+//! Invariant: everything that costs time (sessions, text, timers) is done before the run starts, and
+//! the run's instants count from its own start.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use backends::{Backend, Clock, Nanos};
+use models::ChatTokenizer;
+use reports::schema::RealisedWorkload;
+use reports::{Accumulator, Window};
+use tokio::sync::watch;
+
+use crate::cmd::note;
+use crate::driver::{self, Load, LoadPlan};
+use crate::plan::{LoadKind, Plan};
+use crate::progress;
+use crate::recorder::{Recorded, Recorder};
+use crate::target::{self, Served};
+use crate::workload::schedule::SessionMaker;
+
+/// What a run leaves behind for the report.
+pub(super) struct Outcome {
+    /// The figures.
+    pub(super) recorded: Recorded,
+    /// What was under test.
+    pub(super) system: backends::SystemInfo,
+    /// What the load was like.
+    pub(super) realised: RealisedWorkload,
+    /// Equal for equal loads.
+    pub(super) schedule_hash: String,
+    /// What counts.
+    pub(super) window: Window,
+    /// Stopped by the user.
+    pub(super) interrupted: bool,
+    /// p50 and p99 lateness of timers before the run, in seconds.
+    pub(super) timers_s: Option<(f64, f64)>,
+    /// Of this process, over the run.
+    pub(super) cpu_cores_used: Option<f64>,
+    /// By the calendar; virtual runs begin at the epoch.
+    pub(super) started: jiff::Timestamp,
+    /// The same.
+    pub(super) ended: jiff::Timestamp,
+}
+
+/// Measures a plan: connects, makes the load, runs it, and keeps what came of it.
+pub(super) async fn measure(
+    plan: &Plan,
+    clock: &Clock,
+    served: Served,
+    maker: Arc<SessionMaker>,
+    out: &Path,
+) -> Result<Outcome> {
+    let tokenizer = served.tokenizer();
+    let backend = target::connect(&plan.target, clock, served, &plan.engine, &plan.http)
+        .await
+        .map_err(|failure| anyhow!("`--target` {}: {}", plan.target, failure.message))?;
+    let prepared = prepare_load(plan, &maker);
+    let window_ns = |s: f64| Nanos::from_secs_f64(s).0;
+    let warmup_s = plan.warmup_s.min(prepared.end_s);
+    let window = Window {
+        start_ns: window_ns(warmup_s),
+        end_ns: window_ns(prepared.end_s),
+    };
+    let timers_s = if clock.is_simulated() {
+        None
+    } else {
+        Some(timer_lateness(clock).await)
+    };
+    let started = timestamp(clock, jiff::Timestamp::now());
+    let accumulator = Accumulator::new(window, plan.slo)
+        .with_run_start(u64::try_from(started.as_nanosecond()).unwrap_or_default());
+    let path = out.join("requests.jsonl");
+    let recorder =
+        Recorder::create(&path, accumulator).with_context(|| format!("`{}`", path.display()))?;
+    let start = clock.now();
+    let end = Nanos(window.end_ns);
+    let load = LoadPlan {
+        load: prepared.load,
+        start,
+        end,
+        drain_end: end.plus(Nanos::from_secs_f64(plan.drain_s)),
+        sampling: plan.sampling,
+        ignore_eos: plan.ignore_eos,
+        think_scale: plan.workload.think_scale,
+        max_requests: plan.max_requests,
+    };
+    let driven = Driven {
+        backend: &backend,
+        maker,
+        tokenizer,
+        start,
+        end,
+    };
+    let (interrupted, cpu_cores_used) = drive(driven, load, &recorder).await;
+    let system = backend.describe();
+    Ok(Outcome {
+        recorded: recorder.finish(),
+        system,
+        realised: prepared.realised,
+        schedule_hash: prepared.hash,
+        window,
+        interrupted,
+        timers_s,
+        cpu_cores_used,
+        started,
+        ended: timestamp(clock, jiff::Timestamp::now()),
+    })
+}
+
+/// What a run is driven with.
+struct Driven<'a> {
+    backend: &'a Arc<dyn Backend>,
+    maker: Arc<SessionMaker>,
+    tokenizer: Arc<ChatTokenizer>,
+    start: Nanos,
+    end: Nanos,
+}
+
+/// Runs the load beside the progress display and the signal handler. Whether it was interrupted,
+/// and how many cores this process kept busy.
+async fn drive(with: Driven<'_>, load: LoadPlan, recorder: &Recorder) -> (bool, Option<f64>) {
+    let Driven {
+        backend,
+        maker,
+        tokenizer,
+        start,
+        end,
+    } = with;
+    let clock = backend.clock();
+    let cpu_before = crate::host::process_cpu_s();
+    let (stop, interrupted) = watch::channel(false);
+    let shown = show_progress(backend, recorder, start, end);
+    let listening = listen_for_signals(clock, stop);
+    let (backend, recorder) = (Arc::clone(backend), recorder.clone());
+    let clock = clock.clone();
+    driver::run(
+        backend,
+        maker,
+        tokenizer,
+        load,
+        recorder,
+        interrupted.clone(),
+    )
+    .await;
+    // The recorder has one owner again once the display has let go of it.
+    if let Some(shown) = shown {
+        shown.abort();
+        drop(shown.await);
+    }
+    let interrupted = *interrupted.borrow();
+    listening.inspect(tokio::task::JoinHandle::abort);
+    let seconds = clock.now().since(start).as_secs_f64();
+    let cpu_s = crate::host::process_cpu_s()
+        .zip(cpu_before)
+        .map(|(now, before)| now - before);
+    let cores = cpu_s
+        .filter(|_| !clock.is_simulated())
+        .map(|cpu| cpu / seconds.max(1e-9));
+    (interrupted, cores)
+}
+
+/// The load and what it is like.
+struct Prepared {
+    load: Load,
+    realised: RealisedWorkload,
+    hash: String,
+    end_s: f64,
+}
+
+fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
+    /// Sessions of a closed loop that are looked at beforehand to say what the load is like.
+    const SAMPLED_SESSIONS: u64 = 64;
+    let end_s = plan.warmup_s + plan.duration_s;
+    let prepared = match plan.load {
+        LoadKind::Open(rate, arrivals) => {
+            let schedule = maker.open(arrivals, rate, end_s, plan.max_requests);
+            Prepared {
+                load: Load::Open(schedule.sessions),
+                realised: schedule.realised,
+                hash: schedule.hash,
+                end_s: schedule.end_s,
+            }
+        }
+        LoadKind::Closed(users) => {
+            let (realised, hash) = maker.closed_realised(SAMPLED_SESSIONS);
+            // Users come in evenly over one cycle of asking and thinking.
+            let cycle_s = maker.mean_cycle_s().min(end_s);
+            let spread = Nanos::from_secs_f64(cycle_s / f64::from(users));
+            Prepared {
+                load: Load::Closed { users, spread },
+                realised,
+                hash,
+                end_s,
+            }
+        }
+    };
+    let realised = &prepared.realised;
+    note(&format!(
+        "{}: {} requests in {} sessions{}, prompts {:.0} tokens, answers {:.0} on average",
+        plan.workload.name,
+        realised.requests,
+        realised.sessions,
+        if matches!(plan.load, LoadKind::Closed(_)) {
+            " sampled"
+        } else {
+            ""
+        },
+        realised.prompt_tokens_mean,
+        realised.output_tokens_mean
+    ));
+    prepared
+}
+
+fn show_progress(
+    backend: &Arc<dyn Backend>,
+    recorder: &Recorder,
+    start: Nanos,
+    end: Nanos,
+) -> Option<tokio::task::JoinHandle<()>> {
+    if backend.clock().is_simulated() {
+        return None;
+    }
+    let shown = progress::show(Arc::clone(backend), recorder.clone(), start, end);
+    Some(tokio::spawn(shown))
+}
+
+/// The first Ctrl-C (or SIGTERM) ends the run with what it has; the second ends the program.
+fn listen_for_signals(
+    clock: &Clock,
+    stop: watch::Sender<bool>,
+) -> Option<tokio::task::JoinHandle<()>> {
+    if clock.is_simulated() {
+        // A run in virtual time takes seconds; the sender must live as long as the run.
+        std::mem::forget(stop);
+        return None;
+    }
+    Some(tokio::spawn(async move {
+        interrupt().await;
+        note("\nstopping; what was measured is being written (once more to stop at once)");
+        stop.send_replace(true);
+        interrupt().await;
+        #[expect(clippy::exit, reason = "the user asked twice")]
+        std::process::exit(130);
+    }))
+}
+
+#[cfg(unix)]
+async fn interrupt() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn interrupt() {
+    drop(tokio::signal::ctrl_c().await);
+}
+
+/// How late the clock's own timers are on this machine, idle: p50 and p99 in seconds.
+async fn timer_lateness(clock: &Clock) -> (f64, f64) {
+    const TIMERS: usize = 100;
+    let mut late = Vec::with_capacity(TIMERS);
+    for _ in 0..TIMERS {
+        let deadline = clock.now().plus(Nanos(2_000_000));
+        clock.sleep_until(deadline).await;
+        late.push(clock.now().since(deadline).0);
+    }
+    late.sort_unstable();
+    let at = |quantile| reports::stats::nearest_rank(&late, quantile).unwrap_or_default() as f64;
+    (
+        at(reports::stats::Quantile::P50) / 1e9,
+        at(reports::stats::Quantile::P99) / 1e9,
+    )
+}
+
+/// Runs in virtual time begin at the epoch, so that two of them are equal.
+fn timestamp(clock: &Clock, now: jiff::Timestamp) -> jiff::Timestamp {
+    if clock.is_simulated() {
+        let now = i64::try_from(clock.now().0).unwrap_or(i64::MAX);
+        return jiff::Timestamp::from_nanosecond(i128::from(now))
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    }
+    now
+}

@@ -1,0 +1,162 @@
+//! What goes wrong: every mistake gets a message that names it, exit code 2, and no panic; every
+//! interrupted run keeps what it measured.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Stdio};
+
+use crate::command::{Sandbox, records, report};
+
+#[test]
+fn mistakes_in_flags_and_files_are_named() {
+    let sandbox = Sandbox::new();
+    sandbox.write("typo.toml", "workload = \"smoke\"\nraet = 2.0\n");
+    sandbox.write("negative.toml", "rate = -2.0\n");
+    sandbox.write("wl.toml", "name = \"x\"\nrate = \"fast\"\n");
+    sandbox.write("price.toml", "[[price]]\nid = \"a\"\nusd_per_hour = -4\n");
+    let cases: [(&[&str], &str); 14] = [
+        (&["run", "no.toml"], "no.toml"),
+        (&["run", "typo.toml"], "raet"),
+        (&["run", "negative.toml"], "negative.toml: key `rate` is -2"),
+        (&["run", "--rate", "-1"], "`--rate` is -1"),
+        (&["run", "--rate", "1", "--users", "2"], "both given"),
+        (&["run", "--workload", "smok"], "`smoke`"),
+        (&["run", "--workload", "wl.toml"], "wl.toml"),
+        (&["run", "--workload", "random:5/3"], "too short"),
+        (&["run", "--target", "sim:abacus"], "`sim:h100`"),
+        (&["run", "--target", "cuda:0"], "no CUDA engine yet"),
+        (&["run", "--model", "gpt"], "gpt"),
+        (&["run", "--price", "price.toml"], "price.toml"),
+        (
+            &["run", "--model", "ref-tiny", "--workload", "doubao-chat-8k"],
+            "takes 2048",
+        ),
+        (&["report", "nowhere"], "report.json"),
+    ];
+    for (arguments, part) in cases {
+        let ran = sandbox.run(arguments).ends_with(2).says(part);
+        assert!(ran.err.contains("error:"), "{arguments:?}: {}", ran.err);
+        assert_eq!(ran.out, "", "{arguments:?}");
+    }
+    assert!(!sandbox.path("results").exists(), "nothing was begun");
+}
+
+#[test]
+fn a_model_file_that_is_no_model_is_refused() {
+    let sandbox = Sandbox::new();
+    let mut cut = b"GGUF".to_vec();
+    cut.extend_from_slice(&[3, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+    sandbox.write("empty.gguf", "");
+    sandbox.write("text.gguf", "this is not a model");
+    sandbox.write("cut.gguf", cut);
+    for name in ["missing.gguf", "empty.gguf", "text.gguf", "cut.gguf"] {
+        sandbox
+            .run(&["run", "--model", name])
+            .ends_with(2)
+            .says(name);
+        sandbox
+            .run(&["generate", "--model", name, "--prompt", "好"])
+            .ends_with(2)
+            .says(name);
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_found_before_the_run() {
+    let sandbox = Sandbox::new();
+    sandbox.write("file", "");
+    sandbox
+        .run(&["run", "--target", "sim:h20", "--out", "file/below"])
+        .ends_with(2)
+        .says("file/below");
+}
+
+/// Starts a run on the CPU and waits until it has written `lines` records.
+#[cfg(unix)]
+fn start_run(sandbox: &Sandbox, lines: usize) -> Child {
+    let arguments = [
+        "run",
+        "--model",
+        "ref-tiny",
+        "--rate",
+        "8",
+        "--duration",
+        "300s",
+    ];
+    let mut child = sandbox
+        .command(&[&arguments[..], &["--warmup", "0s", "--out", "out"]].concat())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let path = sandbox.path("out").join("requests.jsonl");
+    let written = || std::fs::read_to_string(&path).map_or(0, |text| text.lines().count());
+    while written() < lines {
+        assert!(
+            child.try_wait().expect("it can be asked").is_none(),
+            "it ended early"
+        );
+        std::thread::yield_now();
+    }
+    child
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args([name, &id])
+        .status()
+        .expect("kill runs");
+    assert!(sent.success());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_writes_what_was_measured_and_says_that_it_is_not_all() {
+    let sandbox = Sandbox::new();
+    let mut child = start_run(&sandbox, 12);
+    signal(&child, "-INT");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let mut out = String::new();
+    child
+        .stdout
+        .take()
+        .expect("piped")
+        .read_to_string(&mut out)
+        .expect("UTF-8");
+    assert!(
+        out.contains("INVALID") && out.contains("interrupted"),
+        "{out}"
+    );
+    let folder = sandbox.path("out");
+    let found = report(&folder);
+    assert!(found.run.incomplete);
+    assert!(records(&folder).len() >= 12);
+    for name in ["report.html", "report.md", "latency.hlog"] {
+        assert!(
+            folder
+                .join(name)
+                .metadata()
+                .is_ok_and(|data| data.len() > 0),
+            "{name}"
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn kill_9_loses_no_finished_request() {
+    let sandbox = Sandbox::new();
+    let mut child = start_run(&sandbox, 10);
+    signal(&child, "-KILL");
+    assert_eq!(child.wait().expect("it ends").code(), None);
+    let records = records(&sandbox.path("out"));
+    assert!(records.len() >= 10);
+    assert!(records.iter().all(|record| record.end_ns.is_some()));
+    let stderr = BufReader::new(child.stderr.take().expect("piped"));
+    assert!(
+        stderr
+            .lines()
+            .all(|line| !line.expect("UTF-8").contains("panicked"))
+    );
+}

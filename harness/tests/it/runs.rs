@@ -1,0 +1,297 @@
+//! Whole runs: on a simulated device in virtual time, and on the CPU with the tiny model.
+
+use std::path::Path;
+
+use reports::histogram::LatencyHistogram;
+use reports::schema::Metric;
+use reports::validity::Verdict;
+use reports::{Accumulator, Outcome, Window};
+
+use crate::command::{Sandbox, records, report};
+
+const SIM: [&str; 9] = [
+    "run",
+    "--target",
+    "sim:h100",
+    "--model",
+    "ref-tiny",
+    "--workload",
+    "smoke",
+    "--rate",
+    "20",
+];
+
+fn sim_run(sandbox: &Sandbox, extra: &[&str]) {
+    sandbox
+        .run(&[&SIM[..], extra, &["--out", "out"]].concat())
+        .ends_with(0);
+}
+
+const FILES: [&str; 5] = [
+    "report.json",
+    "report.html",
+    "report.md",
+    "requests.jsonl",
+    "latency.hlog",
+];
+
+#[test]
+fn a_run_in_virtual_time_is_the_same_to_the_byte_also_under_load() {
+    let first = Sandbox::new();
+    sim_run(&first, &[]);
+    // Both cores are kept busy while the second run goes on.
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let busy: Vec<_> = (0..2)
+        .map(|_| {
+            let stop = std::sync::Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let mut sum = 0_u64;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    sum = std::hint::black_box(sum.wrapping_mul(31) + 7);
+                }
+            })
+        })
+        .collect();
+    let second = Sandbox::new();
+    sim_run(&second, &[]);
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    for thread in busy {
+        thread.join().expect("it ends");
+    }
+    for name in FILES {
+        let read = |sandbox: &Sandbox| std::fs::read(sandbox.path("out").join(name)).expect(name);
+        assert_eq!(read(&first), read(&second), "{name} differs");
+    }
+    let other = Sandbox::new();
+    sim_run(&other, &["--seed", "2"]);
+    let hash = |sandbox: &Sandbox| report(&sandbox.path("out")).run.schedule_hash;
+    assert_eq!(hash(&first), hash(&second));
+    assert_ne!(hash(&first), hash(&other));
+}
+
+#[test]
+fn the_schedule_does_not_depend_on_the_target() {
+    let hash = |target: &str| {
+        let sandbox = Sandbox::new();
+        let arguments = [
+            "run", "--target", target, "--model", "ref-tiny", "--out", "out",
+        ];
+        sandbox
+            .run(&[&arguments[..], &["--duration", "20s"]].concat())
+            .ends_with(0);
+        report(&sandbox.path("out")).run.schedule_hash
+    };
+    assert_eq!(hash("sim:h100"), hash("sim:ascend-910b3"));
+}
+
+/// Everything in the report that is a statistic, from `requests.jsonl` alone.
+fn recompute(folder: &Path) {
+    let report = report(folder);
+    let ns = |seconds: f64| (seconds * 1e9).round() as u64;
+    let (start, end) = report.run.window_s;
+    let window = Window {
+        start_ns: ns(start),
+        end_ns: ns(end),
+    };
+    let mut accumulator = Accumulator::new(window, report.workload.slo);
+    let records = records(folder);
+    for record in &records {
+        accumulator.record(record);
+    }
+    let measured = accumulator.finish();
+    assert_eq!(measured.summary, report.summary);
+    assert_eq!(measured.histograms, report.histograms);
+    assert_eq!(measured.series, report.series);
+    // And by hand, without the accumulator.
+    let mut ttft: Vec<u64> = records
+        .iter()
+        .filter(|record| (window.start_ns..window.end_ns).contains(&record.intended_ns))
+        .filter(|record| !record.outcome.is_failure())
+        .filter_map(|record| Some(record.chunk_ns.first()? - record.intended_ns))
+        .collect();
+    ttft.sort_unstable();
+    assert!(
+        ttft.len() > 10,
+        "{} requests are too few to show anything",
+        ttft.len()
+    );
+    let histogram = LatencyHistogram::decode(&report.histograms[&Metric::Ttft]).expect("valid");
+    assert_eq!(histogram.count(), ttft.len() as u64);
+    let median = ttft[ttft.len().div_ceil(2) - 1] as f64 / 1e9;
+    let stated = report.summary.ttft_s.p50.expect("enough requests");
+    assert!(
+        (stated / median - 1.0).abs() < 1e-9,
+        "{stated} against {median}"
+    );
+    let requested: u64 = records
+        .iter()
+        .map(|record| record.planned_output_tokens)
+        .sum();
+    let received: u64 = records.iter().map(|record| record.output_tokens).sum();
+    assert_eq!(received, requested, "every answer has its exact length");
+    let prompts = records
+        .iter()
+        .all(|r| r.input_tokens == r.planned_input_tokens);
+    assert!(prompts, "every prompt has its planned length");
+}
+
+#[test]
+fn the_report_is_what_its_records_say() {
+    let sandbox = Sandbox::new();
+    sim_run(&sandbox, &[]);
+    recompute(&sandbox.path("out"));
+}
+
+#[test]
+fn the_tiny_model_on_the_cpu_is_measured_and_its_report_is_right() {
+    let sandbox = Sandbox::new();
+    let arguments = [
+        "run",
+        "--model",
+        "ref-tiny",
+        "--rate",
+        "6",
+        "--duration",
+        "6s",
+    ];
+    // A busy test machine may be late, and then the verdict is INVALID: both are honest.
+    let ran = sandbox.run(&[&arguments[..], &["--warmup", "1s", "--out", "out"]].concat());
+    let folder = sandbox.path("out");
+    let found = report(&folder);
+    let valid = found.validity.verdict == Verdict::Valid;
+    assert_eq!(ran.code, Some(i32::from(!valid)), "{}", ran.err);
+    assert_eq!(valid, found.validity.reasons.is_empty());
+    assert!(
+        FILES
+            .iter()
+            .all(|name| folder.join(name).metadata().is_ok_and(|m| m.len() > 0))
+    );
+    assert!(
+        ran.out.contains("TTFT") && ran.out.contains("Cost per query"),
+        "{}",
+        ran.out
+    );
+    assert!(
+        found.summary.cached_input_tokens > Some(0),
+        "the system prompt is shared"
+    );
+    assert_eq!(found.summary.requests.failed, 0);
+    recompute(&folder);
+}
+
+#[test]
+fn closed_loop_keeps_its_users_and_ends() {
+    let sandbox = Sandbox::new();
+    let sim = [
+        "run", "--target", "sim:h20", "--model", "ref-tiny", "--users", "5",
+    ];
+    sandbox
+        .run(&[&sim[..], &["--duration", "60s", "--out", "out"]].concat())
+        .ends_with(0);
+    let folder = sandbox.path("out");
+    let records = records(&folder);
+    assert!(records.len() > 50, "{}", records.len());
+    let in_flight = report(&folder)
+        .series
+        .iter()
+        .map(|point| point.in_flight)
+        .max();
+    assert!(in_flight <= Some(5), "{in_flight:?}");
+    recompute(&folder);
+}
+
+#[test]
+fn requests_can_be_counted_and_prompts_be_exact() {
+    let sandbox = Sandbox::new();
+    let sim = [
+        "run",
+        "--target",
+        "sim:h20",
+        "--workload",
+        "random:100/20",
+        "--rate",
+        "50",
+    ];
+    sandbox
+        .run(
+            &[
+                &sim[..],
+                &["--requests", "120", "--warmup", "0s", "--out", "out"],
+            ]
+            .concat(),
+        )
+        .ends_with(0);
+    let records = records(&sandbox.path("out"));
+    assert_eq!(records.len(), 120);
+    assert!(
+        records
+            .iter()
+            .all(|r| (r.input_tokens, r.output_tokens) == (100, 20))
+    );
+}
+
+#[test]
+fn overload_is_called_by_its_name() {
+    let sandbox = Sandbox::new();
+    // One sequence at a time: about nine requests a second of the forty.
+    let sim = [
+        "run",
+        "--target",
+        "sim:h20",
+        "--workload",
+        "random:64/200",
+        "--rate",
+        "40",
+    ];
+    let rest = [
+        "--max-sequences",
+        "1",
+        "--duration",
+        "20s",
+        "--drain",
+        "1s",
+        "--out",
+        "out",
+    ];
+    let ran = sandbox.run(&[&sim[..], &rest].concat()).ends_with(1);
+    assert!(ran.out.contains("INVALID"), "{}", ran.out);
+    let found = report(&sandbox.path("out"));
+    let reasons = found.validity.reasons.join(" ");
+    assert!(reasons.contains("backlog grew"), "{reasons}");
+    let records = records(&sandbox.path("out"));
+    assert_eq!(
+        records.len() as u64,
+        found.workload.realised.requests,
+        "none is missing"
+    );
+    assert!(
+        records
+            .iter()
+            .any(|record| record.outcome == Outcome::Unfinished)
+    );
+}
+
+#[test]
+fn a_result_folder_can_be_rendered_again() {
+    let sandbox = Sandbox::new();
+    sim_run(&sandbox, &[]);
+    let folder = sandbox.path("out");
+    let before = std::fs::read(folder.join("report.html")).expect("written");
+    std::fs::remove_file(folder.join("report.html")).expect("removable");
+    let ran = sandbox.run(&["report", "out"]).ends_with(0);
+    assert!(ran.out.starts_with("VALID"), "{}", ran.out);
+    assert_eq!(
+        std::fs::read(folder.join("report.html")).expect("written again"),
+        before
+    );
+    let ran = sandbox.run(&["report", "out", "--json"]).ends_with(0);
+    let value: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON on standard output");
+    let schema = include_str!("../../../reports/schema/report.schema.json");
+    let schema: serde_json::Value = serde_json::from_str(schema).expect("a schema");
+    let validator = jsonschema::validator_for(&schema).expect("a good schema");
+    let errors: Vec<String> = validator
+        .iter_errors(&value)
+        .map(|e| e.to_string())
+        .collect();
+    assert!(errors.is_empty(), "{errors:?}");
+}
