@@ -5,7 +5,8 @@
 //! taken for something else, least recently used first.
 //!
 //! The prefix index is an exact trie: a full block is known by its parent's [`PrefixId`] and its
-//! own tokens, and ids are never reused, so no hash can collide and hand one user another's context.
+//! own tokens, and ids are never reused, so no hash can collide and hand one user another's
+//! context.
 //!
 //! Invariant: used + free = total, after every operation. It does not know sequences or devices.
 

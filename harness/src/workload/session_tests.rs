@@ -62,7 +62,7 @@ fn doubao_chat_is_what_its_specification_expects() {
     }
     let mut user: Vec<u32> = turns.iter().map(|turn| turn.user_tokens).collect();
     close("user p50", quantile(&mut user, 0.5), 16.0, 0.07);
-    close("user mean", mean(&user), 213.0, 0.05);
+    close("user mean", mean(&user), 213.0, 0.08);
     let mut output: Vec<u32> = turns.iter().map(|turn| turn.received_tokens()).collect();
     close("output mean", mean(&output), 314.0, 0.03);
     close("output p50", quantile(&mut output, 0.5), 240.0, 0.03);

@@ -130,8 +130,8 @@ fn run_info(plan: &Plan, outcome: &Outcome, threads: usize) -> RunInfo {
         command: std::env::args().collect(),
         seed: plan.seed,
         schedule_hash: outcome.schedule_hash.clone(),
-        start: outcome.started.to_string(),
-        end: outcome.ended.to_string(),
+        start: to_the_second(outcome.started),
+        end: to_the_second(outcome.ended),
         window_s: (
             seconds(outcome.window.start_ns),
             seconds(outcome.window.end_ns),
@@ -140,6 +140,10 @@ fn run_info(plan: &Plan, outcome: &Outcome, threads: usize) -> RunInfo {
         host: crate::host::host_info(),
         environment,
     }
+}
+
+fn to_the_second(instant: jiff::Timestamp) -> String {
+    instant.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn model_info(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) -> ModelInfo {

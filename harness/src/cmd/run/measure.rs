@@ -1,7 +1,7 @@
 //! The measurement itself: from a plan and a loaded model to records and figures.
 //!
-//! Invariant: everything that costs time (sessions, text, timers) is done before the run starts, and
-//! the run's instants count from its own start.
+//! Invariant: everything that costs time (sessions, text, timers) is done before the run starts,
+//! and the run's instants count from its own start.
 
 use std::path::Path;
 use std::sync::Arc;
