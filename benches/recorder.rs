@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use harness::recorder::Recorder;
-use reports::{Accumulator, Outcome, RequestRecord, TokenCountSource, Window};
+use reports::{Accumulator, Finish, Outcome, RequestRecord, TokenCountSource, Window};
 
 const TOKENS: u64 = 256;
 
@@ -26,6 +26,7 @@ fn record(id: u64) -> RequestRecord {
         chunk_tokens: vec![1; TOKENS as usize],
         end_ns: Some(token(TOKENS - 1)),
         outcome: Outcome::Ok,
+        finish: Some(Finish::Length),
         input_tokens: 512,
         planned_input_tokens: 512,
         cached_input_tokens: Some(256),

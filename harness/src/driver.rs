@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backends::{
-    Backend, Clock, Event, EventKind, FailureCause, Nanos, Request, TokenStream, Usage,
+    Backend, Clock, Event, EventKind, FailureCause, FinishReason, Nanos, Request, TokenStream,
+    Usage,
 };
 use models::{ChatTokenizer, SamplingParams, Special};
-use reports::{Outcome, RequestRecord, TokenCountSource};
+use reports::{Finish, Outcome, RequestRecord, TokenCountSource};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -330,6 +331,7 @@ fn new_record(id: u64, session: &Session, turn: &Turn, intended: Nanos) -> Reque
         planned_output_tokens: u64::from(turn.output_tokens),
         token_count_source: TokenCountSource::Engine,
         error: None,
+        finish: None,
     }
 }
 
@@ -371,7 +373,8 @@ impl Answer {
                 self.coalesced += u64::from(coalesced);
                 self.reply.text.push_str(&text);
             }
-            EventKind::Finished { usage, .. } => {
+            EventKind::Finished { reason, usage } => {
+                self.record.finish = Some(finish_of(reason));
                 self.note_usage(usage);
                 self.end(at, Outcome::Ok, None);
                 return ControlFlow::Break(());
@@ -434,6 +437,14 @@ fn spread(tokens: u64, weights: &[usize]) -> Vec<u32> {
             share as u32
         })
         .collect()
+}
+
+fn finish_of(reason: FinishReason) -> Finish {
+    match reason {
+        FinishReason::Stop => Finish::Stop,
+        FinishReason::Length => Finish::Length,
+        FinishReason::Other => Finish::Other,
+    }
 }
 
 fn outcome_of(cause: FailureCause) -> Outcome {

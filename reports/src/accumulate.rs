@@ -180,9 +180,7 @@ impl Accumulator {
         if !record.chunk_ns.is_empty() {
             self.sources.insert(record.token_count_source);
         }
-        let ok = record.outcome == Outcome::Ok;
-        self.length_mismatches +=
-            u64::from(ok && record.output_tokens != record.planned_output_tokens);
+        self.length_mismatches += u64::from(record.is_off_length());
         self.pushed_turns += u64::from(record.pushed_ns > 0);
         if self.slo.is_some_and(|slo| meets(record, slo)) {
             self.rates.good.add(self.grid, record.intended_ns, 1);

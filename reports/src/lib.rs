@@ -24,5 +24,5 @@ pub mod stats;
 pub mod validity;
 
 pub use accumulate::{Accumulator, Measurements, Window};
-pub use record::{Outcome, RequestRecord, TokenCountSource};
+pub use record::{Finish, Outcome, RequestRecord, TokenCountSource};
 pub use schema::Report;

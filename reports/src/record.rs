@@ -45,6 +45,18 @@ impl Outcome {
     }
 }
 
+/// Why the backend ended an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// End-of-sequence token or stop string.
+    Stop,
+    /// As long as was asked for.
+    Length,
+    /// Anything else a server may say.
+    Other,
+}
+
 /// Where the number of output tokens comes from.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -89,6 +101,8 @@ pub struct RequestRecord {
     pub end_ns: Option<u64>,
     /// How it ended.
     pub outcome: Outcome,
+    /// Why the backend says that the answer ended, if it finished.
+    pub finish: Option<Finish>,
     /// Prompt tokens, by the server's count if it gave one, else by the plan.
     pub input_tokens: u64,
     /// Prompt tokens that the workload planned.
@@ -107,6 +121,16 @@ pub struct RequestRecord {
 }
 
 impl RequestRecord {
+    /// Finished, and not as long as was asked for.
+    ///
+    /// A backend that says `length` is believed: text that is tokenised again may differ by a token
+    /// or two from what was generated.
+    pub fn is_off_length(&self) -> bool {
+        self.outcome == Outcome::Ok
+            && self.finish != Some(Finish::Length)
+            && self.output_tokens != self.planned_output_tokens
+    }
+
     /// First content instant − intended instant.
     pub fn ttft_ns(&self) -> Option<u64> {
         self.chunk_ns

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use reports::accumulate::{Accumulator, Measurements, Window};
 use reports::histogram::LatencyHistogram;
 use reports::schema::{Metric, Slo};
-use reports::{Outcome, RequestRecord, TokenCountSource};
+use reports::{Finish, Outcome, RequestRecord, TokenCountSource};
 
 use crate::synthetic::{self, SECOND, Story};
 
@@ -39,6 +39,7 @@ fn golden(intended_ns: u64) -> RequestRecord {
         planned_output_tokens: 10,
         token_count_source: TokenCountSource::Usage,
         error: None,
+        finish: None,
     }
 }
 
@@ -273,5 +274,29 @@ proptest! {
         let records = &records[100..250];
         let shuffled: Vec<RequestRecord> = order.iter().map(|&at| records[at].clone()).collect();
         prop_assert_eq!(synthetic::measure(records), synthetic::measure(&shuffled));
+    }
+}
+
+#[test]
+fn an_answer_is_off_length_when_nobody_vouches_for_it() {
+    for (finish, output_tokens, outcome, off) in [
+        (Some(Finish::Length), 10, Outcome::Ok, false),
+        (Some(Finish::Length), 11, Outcome::Ok, false),
+        (Some(Finish::Stop), 10, Outcome::Ok, false),
+        (Some(Finish::Stop), 7, Outcome::Ok, true),
+        (None, 7, Outcome::Ok, true),
+        (None, 7, Outcome::Cancelled, false),
+    ] {
+        let record = RequestRecord {
+            finish,
+            output_tokens,
+            outcome,
+            ..golden(0)
+        };
+        assert_eq!(
+            record.is_off_length(),
+            off,
+            "{finish:?} {output_tokens} {outcome:?}"
+        );
     }
 }

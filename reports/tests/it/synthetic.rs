@@ -111,6 +111,7 @@ fn record(rng: &mut ChaCha8Rng, id: u64, intended: u64, queue_ms: f64, wave: f64
         planned_input_tokens: input,
         cached_input_tokens: Some(input / 3),
         planned_output_tokens: output,
+        finish: None,
         token_count_source: TokenCountSource::Engine,
         error: outcome.is_failure().then(|| "made up".to_owned()),
     }
