@@ -13,6 +13,7 @@ use reports::{Measurements, cost};
 
 use super::measure::Outcome;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
+use crate::target::Target;
 
 pub(super) fn report(
     plan: &Plan,
@@ -83,6 +84,13 @@ fn client_error(outcome: &Outcome, measured: &Measurements) -> ClientError {
 
 fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
     let mut warnings = Vec::new();
+    if matches!(plan.target, Target::Sim(_)) {
+        warnings.push(
+            "simulated: step times are a roofline with assumed efficiencies, not calibrated; no \
+             figure here is a measurement of the device"
+                .to_owned(),
+        );
+    }
     if plan.tokenizer == TokenizerKind::StandIn {
         warnings.push(
             "prompts were made with the tokenizer of ref-135m, not the served model's: their \
