@@ -2,10 +2,6 @@
 
 use std::process::Command;
 
-#[expect(
-    clippy::print_stdout,
-    reason = "this is how a build script speaks to Cargo"
-)]
 fn main() {
     println!("cargo::rerun-if-changed=../.git/logs/HEAD");
     let head = Command::new("git")

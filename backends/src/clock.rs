@@ -245,12 +245,26 @@ impl Timers {
     }
 
     fn pop_due(&mut self, now: Nanos) -> Option<Waker> {
-        let Reverse((deadline, _)) = self.heap.peek()?;
-        if *deadline > now.0 {
-            return None;
+        while self
+            .heap
+            .peek()
+            .is_some_and(|Reverse((deadline, _))| *deadline <= now.0)
+        {
+            let Reverse((_, id)) = self.heap.pop()?;
+            if let Some(waker) = self.wakers.remove(&id) {
+                return Some(waker);
+            }
         }
-        let Reverse((_, id)) = self.heap.pop()?;
-        self.wakers.remove(&id).or_else(|| self.pop_due(now))
+        None
+    }
+
+    /// Forgets timers that were dropped, once they outnumber those still wanted.
+    fn compact(&mut self) {
+        const WORTH_IT: usize = 64;
+        let Self { heap, wakers, .. } = self;
+        if heap.len() > WORTH_IT + 2 * wakers.len() {
+            heap.retain(|Reverse((_, id))| wakers.contains_key(id));
+        }
     }
 }
 
@@ -310,6 +324,7 @@ impl Future for Sleep {
             waker.clone_from(context.waker());
             return Poll::Pending;
         }
+        timers.compact();
         let id = timers.next_id;
         timers.next_id += 1;
         let earliest = timers
@@ -417,6 +432,15 @@ mod tests {
     fn a_dropped_sleep_leaves_nothing_behind() {
         let clock = Clock::simulated();
         clock.block_on(async {
+            for _ in 0..100_000 {
+                let soon = clock.now().plus(Nanos(1));
+                let far = clock.sleep_until(Nanos(u64::MAX));
+                assert_eq!(clock.timeout(soon, far).await, Err(Elapsed));
+            }
+            assert!(clock.0.lock().heap.len() < 200, "dropped timers pile up");
+        });
+        let clock = Clock::simulated();
+        clock.block_on(async {
             let late = clock
                 .timeout(Nanos(5), clock.sleep_until(Nanos(1_000_000)))
                 .await;
@@ -425,6 +449,16 @@ mod tests {
         });
         assert_eq!(clock.now(), Nanos(9));
         assert!(clock.0.lock().wakers.is_empty());
+    }
+
+    #[test]
+    fn many_dropped_timers_that_fall_due_at_once_do_no_harm() {
+        let mut timers = Timers::default();
+        timers.heap.extend((0..200_000).map(|id| Reverse((7, id))));
+        timers.wakers.insert(199_999, Waker::noop().clone());
+        assert!(timers.pop_due(Nanos(6)).is_none());
+        assert!(timers.pop_due(Nanos(7)).is_some());
+        assert!(timers.heap.is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! not; nothing is dropped, retried or re-anchored in silence.
 
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +22,7 @@ use reports::{Finish, Outcome, RequestRecord, TokenCountSource};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::plan::TokenizerKind;
 use crate::recorder::Recorder;
 use crate::workload::conversation::{Conversation, Reply};
 use crate::workload::schedule::{Session, SessionMaker, Turn};
@@ -43,6 +45,8 @@ pub struct LoadPlan {
     pub sampling: SamplingParams,
     /// Ask for exactly the planned number of output tokens.
     pub ignore_eos: bool,
+    /// Is the tokenizer that of the served model?
+    pub tokenizer_kind: TokenizerKind,
     /// Multiplies the shortest pause, as it does think times.
     pub think_scale: f64,
     /// Requests at most, in closed loop; an open-loop schedule is cut before the run.
@@ -71,7 +75,7 @@ pub async fn run(
     plan: LoadPlan,
     recorder: Recorder,
     stop: watch::Receiver<bool>,
-) {
+) -> Ended {
     let LoadPlan {
         load,
         start,
@@ -94,6 +98,7 @@ pub async fn run(
         drain_end,
         sampling,
         ignore_eos,
+        tokenizer_kind: plan.tokenizer_kind,
         pause,
         next_id: Arc::new(AtomicU64::new(0)),
         max_requests: plan.max_requests.unwrap_or(u64::MAX),
@@ -125,12 +130,38 @@ pub async fn run(
             }
         }
     }
-    drop(seat);
+    let mut lost = 0;
     while let Some(ended) = seats.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a conversation was lost");
+            lost += 1;
         }
     }
+    // An open-loop schedule is cut before the run, so only users can reach the limit early.
+    let all_asked = seat.next_id.load(Ordering::Relaxed) > seat.max_requests;
+    let cut_short = *seat.stop.borrow() || all_asked;
+    Ended {
+        lost_conversations: lost,
+        load_end: cut_short.then(|| seat.now()),
+    }
+}
+
+/// How a load ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Conversations that a fault of ours took out of the load; they make the run INVALID.
+    pub lost_conversations: u64,
+    /// Set when the load was over before its planned end: interrupted, or all requests were asked.
+    pub load_end: Option<Nanos>,
+}
+
+/// When a turn is due.
+#[derive(Clone, Copy)]
+enum Due {
+    /// At the schedule's instant, ready or not.
+    At(Nanos),
+    /// As soon as it is ready, from this instant on.
+    From(Nanos),
 }
 
 /// What every conversation needs.
@@ -147,6 +178,7 @@ struct Seat {
     drain_end: Nanos,
     sampling: SamplingParams,
     ignore_eos: bool,
+    tokenizer_kind: TokenizerKind,
     pause: Nanos,
     next_id: Arc<AtomicU64>,
     max_requests: u64,
@@ -167,7 +199,11 @@ impl Seat {
                 self.recorder.record(&record, 0);
                 continue;
             }
-            if self.take(&mut talk, turn, record, intended).await.is_none() {
+            if self
+                .take(&mut talk, turn, record, Due::At(intended))
+                .await
+                .is_none()
+            {
                 return;
             }
             free_at = self.now().plus(self.pause);
@@ -189,7 +225,11 @@ impl Seat {
                     return;
                 }
                 let record = new_record(id, &session, turn, intended);
-                if self.take(&mut talk, turn, record, intended).await.is_none() {
+                if self
+                    .take(&mut talk, turn, record, Due::From(intended))
+                    .await
+                    .is_none()
+                {
                     return;
                 }
                 intended = self.now().plus(turn.think);
@@ -203,7 +243,7 @@ impl Seat {
         talk: &mut Conversation,
         turn: &Turn,
         mut record: RequestRecord,
-        intended: Nanos,
+        due: Due,
     ) -> Option<()> {
         // The prompt is ready before its instant, so that making it costs the request nothing.
         let prompt = match talk.prompt(turn.prompt.first_turn, &turn.injected, &turn.user) {
@@ -215,6 +255,12 @@ impl Seat {
                 return Some(());
             }
         };
+        let intended = match due {
+            Due::At(instant) => instant,
+            // The user is ready when the message is written.
+            Due::From(instant) => instant.max(self.now()),
+        };
+        record.intended_ns = intended.0;
         record.planned_input_tokens = prompt.tokens.len() as u64;
         record.input_tokens = record.planned_input_tokens;
         let request = Request {
@@ -238,7 +284,7 @@ impl Seat {
             coalesced: 0,
         };
         self.listen(stream, turn, &mut answer).await;
-        answer.settle(&self.tokenizer);
+        answer.settle(&self.tokenizer, self.tokenizer_kind);
         self.recorder.record(&answer.record, answer.coalesced);
         talk.push(turn.user.clone(), answer.reply);
         Some(())
@@ -246,14 +292,13 @@ impl Seat {
 
     /// Reads a stream until it ends, the user stops it, or the run is over.
     async fn listen(&mut self, mut stream: TokenStream, turn: &Turn, answer: &mut Answer) {
+        let mut drained = pin!(self.clock.sleep_until(self.start.plus(self.drain_end)));
         loop {
-            let next = self
-                .clock
-                .timeout(self.start.plus(self.drain_end), stream.next());
             let event = tokio::select! {
                 biased;
                 () = stopped(&mut self.stop) => None,
-                event = next => event.ok(),
+                event = stream.next() => Some(event),
+                () = &mut drained => None,
             };
             let Some(event) = event else {
                 answer.end(self.now(), Outcome::Unfinished, None);
@@ -273,7 +318,7 @@ impl Seat {
             }
             if turn
                 .cancel_after
-                .is_some_and(|after| answer.record.chunk_ns.len() as u32 >= after)
+                .is_some_and(|after| answer.tokens_so_far(&self.tokenizer) >= after as usize)
             {
                 let last = answer
                     .record
@@ -387,11 +432,20 @@ impl Answer {
         ControlFlow::Continue(())
     }
 
+    /// Output tokens so far: an engine's own, or those of a server's text.
+    fn tokens_so_far(&self, tokenizer: &ChatTokenizer) -> usize {
+        if self.texts.is_empty() {
+            self.reply.ids.len()
+        } else {
+            tokenizer.encode(&self.reply.text, Special::Plain).len()
+        }
+    }
+
     fn note_usage(&mut self, usage: Option<Usage>) {
         let Some(usage) = usage else { return };
         self.record.input_tokens = usage.input_tokens;
         self.record.cached_input_tokens = usage.cached_tokens.or(self.record.cached_input_tokens);
-        if !self.texts.is_empty() {
+        if self.record.chunk_tokens.is_empty() {
             self.record.output_tokens = usage.output_tokens;
             self.record.token_count_source = TokenCountSource::Usage;
         }
@@ -405,34 +459,43 @@ impl Answer {
 
     /// Counts the tokens, now that no instant is being taken. An engine's tokens are known; those of
     /// a server are its own count, else the text's, spread over the events by their length.
-    fn settle(&mut self, tokenizer: &ChatTokenizer) {
+    fn settle(&mut self, tokenizer: &ChatTokenizer, kind: TokenizerKind) {
         let record = &mut self.record;
+        if record.outcome == Outcome::Ok && record.chunk_ns.is_empty() {
+            record.outcome = Outcome::BadStream;
+            record.error = Some("the answer finished without any content".to_owned());
+        }
         if self.texts.is_empty() {
-            record.output_tokens = record.chunk_tokens.len() as u64;
+            if record.token_count_source == TokenCountSource::Engine {
+                record.output_tokens = record.chunk_tokens.len() as u64;
+            }
             return;
         }
         self.reply.ids = tokenizer.encode(&self.reply.text, Special::Plain);
         if record.token_count_source != TokenCountSource::Usage {
-            record.output_tokens = self.reply.ids.len() as u64;
-            record.token_count_source = TokenCountSource::Tokenized;
+            (record.output_tokens, record.token_count_source) = match kind {
+                TokenizerKind::Exact => (self.reply.ids.len() as u64, TokenCountSource::Tokenized),
+                // Another model's tokenizer would give a number that looks like knowledge.
+                TokenizerKind::StandIn => (self.texts.len() as u64, TokenCountSource::Chunks),
+            };
         }
         record.chunk_tokens = spread(record.output_tokens, &self.texts);
     }
 }
 
-/// Shares `tokens` out in proportion to `weights`; one each when there are as many as weights.
-fn spread(tokens: u64, weights: &[usize]) -> Vec<u32> {
-    if tokens == weights.len() as u64 {
-        return vec![1; weights.len()];
-    }
-    let total: u64 = weights.iter().map(|&weight| weight as u64).sum();
-    let (mut weight_so_far, mut given) = (0, 0);
-    weights
+/// Shares `tokens` out over chunks of the given lengths: one each, and what is left in proportion.
+/// Where there are more chunks than tokens, some get none.
+fn spread(tokens: u64, lengths: &[usize]) -> Vec<u32> {
+    let each = u64::from(tokens >= lengths.len() as u64);
+    let surplus = tokens - each * lengths.len() as u64;
+    let total: u64 = lengths.iter().map(|&length| length as u64).sum();
+    let (mut length_so_far, mut given) = (0, 0);
+    lengths
         .iter()
-        .map(|&weight| {
-            weight_so_far += weight as u64;
-            let due = tokens * weight_so_far / total.max(1);
-            let share = due - given;
+        .map(|&length| {
+            length_so_far += length as u64;
+            let due = surplus * length_so_far / total.max(1);
+            let share = each + due - given;
             given = due;
             share as u32
         })
@@ -469,6 +532,8 @@ mod tests {
     fn tokens_are_spread_by_length() {
         assert_eq!(spread(3, &[5, 1, 9]), [1, 1, 1]);
         assert_eq!(spread(6, &[3, 6, 9]), [1, 2, 3]);
+        assert_eq!(spread(4, &[3, 6, 9]), [1, 1, 2]);
+        assert_eq!(spread(9, &[3, 6, 9]), [2, 3, 4]);
         assert_eq!(spread(1, &[3, 3]), [0, 1]);
         assert_eq!(spread(0, &[3]), [0]);
     }

@@ -19,6 +19,11 @@ use crate::target::{EngineOptions, HttpOptions, Target};
 use crate::units::{parse_bytes, parse_duration, parse_slo};
 use crate::workload::spec::{self, WorkloadSpec};
 
+/// Requests of one open-loop run: their text is made and held before it starts.
+const MAX_REQUESTS: f64 = 1e6;
+/// Bytes of keys and values, also of a simulated device.
+const MAX_KV_BYTES: u64 = 1 << 41;
+
 /// A run, ready to be carried out.
 #[derive(Debug)]
 pub struct Plan {
@@ -114,6 +119,15 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     workload.think_scale = scale;
     let load = resolve_load(&scenario, &places, &workload)?;
     let (warmup_s, duration_s, drain_s) = resolve_times(&scenario, &places, &workload)?;
+    if let LoadKind::Open(rate, _) = load {
+        let expected = rate * (warmup_s + duration_s);
+        ensure!(
+            expected <= MAX_REQUESTS,
+            "{rate} requests per second for {} s are {expected:.0}; accepted are {MAX_REQUESTS:.0} in \
+             one run",
+            warmup_s + duration_s
+        );
+    }
     let temperature = scenario.temperature.unwrap_or(0.0);
     let place = places.of("temperature", |flags| flags.temperature.is_some());
     ensure!(
@@ -128,8 +142,8 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
             f.threads.is_some()
         })?,
         engine: resolve_engine(&scenario, &places, &target)?,
-        http: resolve_http(&scenario, &places, tokenizer)?,
-        price: resolve_price(&scenario, &target)?,
+        http: resolve_http(&scenario, &places)?,
+        price: resolve_price(&scenario, &places, &target)?,
         sampling: SamplingParams {
             temperature,
             top_k: None,
@@ -218,6 +232,10 @@ fn resolve_load(
              users for closed loop"
         );
         let place = places.of("users", |flags| flags.users.is_some());
+        ensure!(
+            scenario.arrivals.is_none(),
+            "`arrivals` is given with `users`; arrivals belong to an open loop (`rate`)"
+        );
         let in_range = (1..=100_000).contains(&users);
         ensure!(in_range, "{place} is {users}; accepted is 1 to 100000");
         return Ok(LoadKind::Closed(users as u32));
@@ -256,7 +274,12 @@ fn resolve_times(
         duration_s >= 1.0,
         "{place} is {duration_s} s; accepted is 1 s or more"
     );
-    let warmup_s = warmup.unwrap_or_else(|| workload.warmup_s.min(duration_s / 6.0));
+    // A number of requests means requests that count.
+    let default_s = match scenario.requests {
+        Some(_) => 0.0,
+        None => workload.warmup_s.min(duration_s / 6.0),
+    };
+    let warmup_s = warmup.unwrap_or(default_s);
     Ok((warmup_s, duration_s, drain.unwrap_or(60.0)))
 }
 
@@ -275,6 +298,10 @@ fn resolve_engine(
         Some(text) => {
             let place = places.of("kv_memory", |flags| flags.kv_memory.is_some());
             let bytes = parse_bytes(text).map_err(|message| anyhow!("{place}: {message}"))?;
+            ensure!(
+                bytes <= MAX_KV_BYTES,
+                "{place} is {text}; accepted is up to 2048GiB"
+            );
             let fits = *target != Target::Cpu || bytes < memory;
             ensure!(
                 fits,
@@ -324,11 +351,7 @@ fn count(
     Ok(Some(value as usize))
 }
 
-fn resolve_http(
-    scenario: &Scenario,
-    places: &Places<'_>,
-    tokenizer: TokenizerKind,
-) -> Result<HttpOptions> {
+fn resolve_http(scenario: &Scenario, places: &Places<'_>) -> Result<HttpOptions> {
     let extra_body = match &scenario.extra_body {
         None => Map::new(),
         Some(text) => {
@@ -348,20 +371,19 @@ fn resolve_http(
         "{}: environment variable `{variable}` is not set",
         places.of("api_key_env", |flags| flags.api_key_env.is_some())
     );
-    let served = scenario
-        .served_model
-        .clone()
-        .or_else(|| scenario.model.clone());
-    let served_model =
-        served.filter(|_| tokenizer == TokenizerKind::Exact || scenario.model.is_some());
+    let named = scenario.served_model.as_ref().or(scenario.model.as_ref());
     Ok(HttpOptions {
-        served_model: served_model.unwrap_or_default(),
+        served_model: named.cloned().unwrap_or_default(),
         api_key,
         extra_body,
     })
 }
 
-fn resolve_price(scenario: &Scenario, target: &Target) -> Result<Option<ResolvedPrice>> {
+fn resolve_price(
+    scenario: &Scenario,
+    places: &Places<'_>,
+    target: &Target,
+) -> Result<Option<ResolvedPrice>> {
     let prices = match &scenario.price {
         None => PriceFile::builtin(),
         Some(path) => {
@@ -370,28 +392,34 @@ fn resolve_price(scenario: &Scenario, target: &Target) -> Result<Option<Resolved
             PriceFile::parse(&text, &path.display().to_string())?
         }
     };
+    let units = count(places, "price_units", scenario.price_units, |f| {
+        f.price_units.is_some()
+    })?;
+    let asked = scenario.price.is_some() || scenario.price_device.is_some();
     let Some(device) = scenario
         .price_device
         .clone()
         .or_else(|| target.price_device())
     else {
+        ensure!(
+            !asked,
+            "`--price` needs `--price-device` for a server: which of its prices?"
+        );
         return Ok(None);
     };
-    let resolved = prices.resolve(&device, price_units(target));
-    ensure!(
-        resolved.is_some() || scenario.price_device.is_none(),
-        "`--price-device` is `{device}`; the price file has no such device"
-    );
-    Ok(resolved)
-}
-
-/// vCPUs of this host for the CPU, one device for all else.
-fn price_units(target: &Target) -> u32 {
-    if *target == Target::Cpu {
+    // vCPUs of this host for the CPU, one device for all else.
+    let default = if *target == Target::Cpu {
         crate::host::logical_cpus()
     } else {
         1
-    }
+    };
+    let resolved = prices.resolve(&device, units.map_or(default, |units| units as u32));
+    ensure!(
+        resolved.is_some() || !asked,
+        "{}: the price file has no price for device `{device}`",
+        places.of("price_device", |flags| flags.price_device.is_some())
+    );
+    Ok(resolved)
 }
 
 #[cfg(test)]
@@ -425,7 +453,17 @@ mod tests {
             ("duration = '60'", "`--duration`: `60` is not"),
             ("slo = 'ttft=fast'", "`--slo`: `fast` is not"),
             ("kv_memory = 'lots'", "`--kv-memory`: `lots`"),
-            ("kv_memory = '900000GB'", "`--kv-memory` is 900000GB"),
+            ("kv_memory = '900000GB'", "accepted is up to 2048GiB"),
+            ("kv_memory = '2000GiB'", "this machine has"),
+            (
+                "rate = 1e5\nduration = '60s'",
+                "accepted are 1000000 in one run",
+            ),
+            ("users = 3\narrivals = 'constant'", "belong to an open loop"),
+            (
+                "target = 'sim:h100'\nprice_device = 'abacus'",
+                "no price for device `abacus`",
+            ),
             ("prefix_cache = 'maybe'", "accepted are `on` and `off`"),
             ("extra_body = '[1]'", "accepted is a JSON object"),
             ("arrivals = 'bursty'", "`bursty` is not"),

@@ -5,7 +5,7 @@
 //! the file does not. A write error does not stop the run; it is kept and reported at the end.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -124,6 +124,14 @@ impl Recorder {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The figures of a file of records over another window.
+pub fn refold(path: &Path, mut accumulator: Accumulator) -> io::Result<Measurements> {
+    for line in BufReader::new(File::open(path)?).lines() {
+        accumulator.record(&serde_json::from_str(&line?)?);
+    }
+    Ok(accumulator.finish())
 }
 
 impl State {

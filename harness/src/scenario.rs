@@ -69,6 +69,10 @@ pub struct Scenario {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_device: Option<String>,
+    /// Devices, or vCPUs, that the price is multiplied by [default: 1 device, or the vCPUs of this host]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_units: Option<i64>,
     /// Multiplies think times
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,6 +184,7 @@ impl Scenario {
             slo: self.slo.or(file.slo),
             price: self.price.or(file.price),
             price_device: self.price_device.or(file.price_device),
+            price_units: self.price_units.or(file.price_units),
             think_scale: self.think_scale.or(file.think_scale),
             temperature: self.temperature.or(file.temperature),
             kv_memory: self.kv_memory.or(file.kv_memory),

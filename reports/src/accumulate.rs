@@ -100,6 +100,7 @@ pub struct Accumulator {
     sources: BTreeSet<TokenCountSource>,
     pushed_turns: u64,
     length_mismatches: u64,
+    unfinished_without_content: u64,
 }
 
 impl Accumulator {
@@ -122,6 +123,7 @@ impl Accumulator {
             sources: BTreeSet::new(),
             pushed_turns: 0,
             length_mismatches: 0,
+            unfinished_without_content: 0,
         }
     }
 
@@ -177,8 +179,11 @@ impl Accumulator {
                 *self.failures.entry(failure_cause(failure)).or_default() += 1;
             }
         }
-        if !record.chunk_ns.is_empty() {
+        if record.outcome == Outcome::Ok {
             self.sources.insert(record.token_count_source);
+        }
+        if record.outcome == Outcome::Unfinished && record.chunk_ns.is_empty() {
+            self.unfinished_without_content += 1;
         }
         self.length_mismatches += u64::from(record.is_off_length());
         self.pushed_turns += u64::from(record.pushed_ns > 0);
@@ -273,6 +278,15 @@ impl Accumulator {
             },
             ci95: cells.interval(self.grid),
         };
+        for (metric, missing) in [
+            (Metric::Ttft, self.unfinished_without_content),
+            (Metric::TtftFromSend, self.unfinished_without_content),
+            (Metric::E2e, self.requests.unfinished),
+        ] {
+            if let Some(summary) = metrics.get_mut(&metric) {
+                cells::censor(summary, missing);
+            }
+        }
         let judged = self.requests.total - self.requests.cancelled;
         let good = self.rates.good.total();
         let share = (judged > 0).then(|| good as f64 / judged as f64);

@@ -75,6 +75,8 @@ pub struct Inputs<'a> {
     pub ttft_p50_any_s: Option<f64>,
     /// [`crate::Measurements::length_mismatches`].
     pub length_mismatches: u64,
+    /// Conversations that a fault of the generator took out of the load.
+    pub lost_conversations: u64,
 }
 
 /// A median send lag over this is the generator's fault.
@@ -83,6 +85,9 @@ const SEND_LAG_P50_S: f64 = 0.001;
 const SEND_LAG_P99_S: f64 = 0.005;
 const SEND_LAG_TTFT_SHARE: f64 = 0.10;
 const SEND_LAG_WARN_SHARE: f64 = 0.01;
+/// More turns than this that wait for the reply before them are no open loop any more.
+const PUSHED_SHARE: f64 = 0.20;
+const PUSHED_WARN_SHARE: f64 = 0.01;
 const FAILED_SHARE: f64 = 0.01;
 const UNFINISHED_SHARE: f64 = 0.05;
 const LENGTH_SHARE: f64 = 0.01;
@@ -96,10 +101,17 @@ pub fn assess(inputs: Inputs<'_>) -> (Validity, Vec<String>) {
     if inputs.completion == Completion::Interrupted {
         reasons.push("The run was interrupted: the figures cover only a part of it.".to_owned());
     }
+    if inputs.lost_conversations > 0 {
+        reasons.push(format!(
+            "{} conversations were lost to a fault of the load generator.",
+            inputs.lost_conversations
+        ));
+    }
     served(inputs, &mut reasons);
     send_lag(inputs, &mut reasons, &mut warnings);
     if inputs.load == LoadKind::Open {
         reasons.extend(backlog_growth(inputs.series).map(BacklogGrowth::reason));
+        pushed(inputs, &mut reasons, &mut warnings);
     }
     lengths(inputs, &mut reasons);
     let verdict = if reasons.is_empty() {
@@ -108,6 +120,30 @@ pub fn assess(inputs: Inputs<'_>) -> (Validity, Vec<String>) {
         Verdict::Invalid
     };
     (Validity { verdict, reasons }, warnings)
+}
+
+/// Turns that could not come at their instant, since the reply before them had not ended.
+fn pushed(inputs: Inputs<'_>, reasons: &mut Vec<String>, warnings: &mut Vec<String>) {
+    let (pushed, total) = (
+        inputs.client_error.pushed_turns,
+        inputs.summary.requests.total,
+    );
+    if total == 0 {
+        return;
+    }
+    let share = pushed as f64 / total as f64;
+    let figures = format!(
+        "{pushed} of {total} turns ({}) had to wait for the reply before them, and count from then",
+        percent(share)
+    );
+    if share > PUSHED_SHARE {
+        reasons.push(format!(
+            "The load was no open loop: {figures} (allowed {}); lower --rate or use --users.",
+            percent(PUSHED_SHARE)
+        ));
+    } else if share > PUSHED_WARN_SHARE {
+        warnings.push(format!("The load was not all open loop: {figures}."));
+    }
 }
 
 fn percent(share: f64) -> String {

@@ -84,6 +84,9 @@ struct Shared {
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
 
+/// How long a server may take to list its models before the run.
+const PREFLIGHT_LIMIT: Nanos = Nanos(10_000_000_000);
+
 impl HttpBackend {
     /// Asks the server for its models, so that one that is not there is found before the run.
     pub async fn connect(config: HttpConfig, clock: Clock) -> Result<Self, Failure> {
@@ -93,11 +96,19 @@ impl HttpBackend {
             clock,
             idle: Mutex::new(Vec::new()),
         };
-        let (server, models) = shared.list_models().await?;
-        if shared.config.model.is_empty() {
-            let first = models.split(", ").next().unwrap_or_default();
+        let deadline = shared.clock.now().plus(PREFLIGHT_LIMIT);
+        let listed = shared.clock.timeout(deadline, shared.list_models()).await;
+        let (server, models) = listed.map_err(|_| {
+            let message = "GET /models: no answer within 10 s";
+            Failure::new(FailureCause::Timeout, message)
+        })??;
+        if let Some(first) = models.first().filter(|_| shared.config.model.is_empty()) {
             first.clone_into(&mut shared.config.model);
         }
+        let models = match models.as_slice() {
+            [] => "not listed".to_owned(),
+            models => models.join(", "),
+        };
         let shared = Arc::new(shared);
         let details = BTreeMap::from([
             ("server".into(), server.unwrap_or_else(|| "not told".into())),
@@ -139,7 +150,7 @@ impl Backend for HttpBackend {
 }
 
 impl Shared {
-    async fn exchange(&self, request: &Request, events: &mpsc::UnboundedSender<Event>) {
+    async fn exchange(self: &Arc<Self>, request: &Request, events: &mpsc::UnboundedSender<Event>) {
         let body = openai::request_body(request, &self.config.model, &self.config.extra_body);
         let at = self.clock.now();
         drop(events.send(Event {
@@ -165,7 +176,11 @@ impl Shared {
         drop(events.send(Event { at, kind }));
     }
 
-    async fn stream(&self, body: Vec<u8>, answer: &mut Answer<'_>) -> Result<(), Failure> {
+    async fn stream(
+        self: &Arc<Self>,
+        body: Vec<u8>,
+        answer: &mut Answer<'_>,
+    ) -> Result<(), Failure> {
         let call = Call {
             method: Method::POST,
             path: "/chat/completions",
@@ -174,7 +189,7 @@ impl Shared {
         let (connection, response) = self.call(call).await?;
         let status = response.status();
         if status != StatusCode::OK {
-            let text = read_error(response.into_body()).await;
+            let text = read_text(response.into_body(), 16 << 10).await;
             let cause = FailureCause::HttpStatus(status.as_u16());
             return Err(Failure::new(cause, format!("{status}: {text}")));
         }
@@ -192,8 +207,6 @@ impl Shared {
             let at = self.clock.now();
             let frame = match frame {
                 Ok(frame) => frame,
-                // The answer was complete before the connection broke.
-                Err(_) if answer.done_at.is_some() => return Ok(()),
                 Err(error) => {
                     return Err(Failure::new(FailureCause::Reset, describe_error(&error)));
                 }
@@ -209,6 +222,10 @@ impl Shared {
                 }
             });
             result?;
+            if answer.done_at.is_some() {
+                tokio::spawn(Arc::clone(self).keep_when_ended(connection, body));
+                return Ok(());
+            }
         }
         if reader.pending() > 0 && answer.finish.is_none() {
             let message = "the stream ended within an event";
@@ -218,7 +235,8 @@ impl Shared {
         Ok(())
     }
 
-    async fn list_models(&self) -> Result<(Option<String>, String), Failure> {
+    /// The server's name for itself, and its models.
+    async fn list_models(&self) -> Result<(Option<String>, Vec<String>), Failure> {
         let call = Call {
             method: Method::GET,
             path: "/models",
@@ -231,23 +249,29 @@ impl Shared {
             .and_then(|value| value.to_str().ok());
         let server = server.map(ToOwned::to_owned);
         let status = response.status();
-        let text = read_error(response.into_body()).await;
-        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+        let text = read_text(response.into_body(), 4 << 20).await;
+        let refused = status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN;
+        let unnamed = self.config.model.is_empty();
+        if refused || (unnamed && status != StatusCode::OK) {
             let cause = FailureCause::HttpStatus(status.as_u16());
-            return Err(Failure::new(cause, format!("{status}: {text}")));
+            let shown: String = text.chars().take(200).collect();
+            return Err(Failure::new(
+                cause,
+                format!("GET /models: {status}: {shown}"),
+            ));
         }
         let listed: Value = serde_json::from_str(&text).unwrap_or_default();
-        let ids = listed["data"].as_array().map(|models| {
-            models
-                .iter()
-                .filter_map(|model| model["id"].as_str())
-                .collect::<Vec<_>>()
-                .join(", ")
-        });
-        Ok((
-            server,
-            ids.unwrap_or_else(|| format!("not listed ({status})")),
-        ))
+        let ids: Vec<String> = listed["data"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|model| Some(model["id"].as_str()?.to_owned()))
+            .collect();
+        if unnamed && ids.is_empty() {
+            let message = "the server lists no models; name one (--model or --served-model)";
+            return Err(Failure::new(FailureCause::BadStream, message));
+        }
+        Ok((server, ids))
     }
 
     async fn call(
@@ -322,6 +346,21 @@ impl Shared {
         Ok(sender)
     }
 
+    /// Keeps a connection once the rest of its answer is read; the mark of the end has come, so it
+    /// is a matter of moments, and a server that leaves the body open is not waited for.
+    async fn keep_when_ended(
+        self: Arc<Self>,
+        connection: SendRequest<Full<Bytes>>,
+        mut body: Incoming,
+    ) {
+        const PATIENCE: Nanos = Nanos(1_000_000_000);
+        let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+        let deadline = self.clock.now().plus(PATIENCE);
+        if self.clock.timeout(deadline, rest).await.is_ok() {
+            self.keep(connection);
+        }
+    }
+
     fn keep(&self, connection: SendRequest<Full<Bytes>>) {
         if !connection.is_closed() {
             self.idle().push(connection);
@@ -381,7 +420,8 @@ impl<'a> Answer<'a> {
             return Err(Failure::new(FailureCause::Engine, message));
         }
         self.finish = self.finish.or(chunk.finish);
-        self.usage = self.usage.or(chunk.usage);
+        // Some servers count along in every chunk; the last count is the whole.
+        self.usage = chunk.usage.or(self.usage);
         if !chunk.text.is_empty() {
             let coalesced = std::mem::replace(&mut self.content_in_read, true);
             let kind = EventKind::Text {
@@ -397,17 +437,16 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The beginning of a body, for a message.
-async fn read_error(mut body: Incoming) -> String {
-    const LIMIT: usize = 16 * 1024;
+/// The beginning of a body, up to `limit` bytes.
+async fn read_text(mut body: Incoming, limit: usize) -> String {
     let mut bytes = Vec::new();
     while let Some(Ok(frame)) = body.frame().await {
         bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-        if bytes.len() > LIMIT {
+        if bytes.len() > limit {
             break;
         }
     }
-    String::from_utf8_lossy(&bytes[..bytes.len().min(LIMIT)])
+    String::from_utf8_lossy(&bytes[..bytes.len().min(limit)])
         .trim()
         .to_owned()
 }

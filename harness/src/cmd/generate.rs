@@ -57,20 +57,21 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
     };
     let Model { llama, chat, .. } = Model::load(&ModelSource::parse(&args.model)?, dtype)?;
     let prompt_ids = chat.encode_chat(&messages)?;
-    let context = llama.config().context;
-    let blocks = context.div_ceil(models::BLOCK_TOKENS) as u32;
+    let room = llama.config().context.saturating_sub(prompt_ids.len());
+    let max_tokens = (args.max_tokens as usize).min(room);
+    // Memory for this one conversation, not for the model's whole context.
+    let max_context = (prompt_ids.len() + max_tokens).max(1);
     let capacity = Capacity {
-        blocks,
+        blocks: max_context.div_ceil(models::BLOCK_TOKENS) as u32,
         max_sequences: 1,
         max_batch_tokens: 512,
-        max_context: context,
+        max_context,
     };
     let system = SystemInfo {
         kind: "engine".into(),
         device: "cpu".into(),
         details: std::collections::BTreeMap::default(),
     };
-    let max_tokens = (args.max_tokens as usize).min(context.saturating_sub(prompt_ids.len()));
     let request = Request {
         prompt: Prompt {
             tokens: prompt_ids.clone().into(),

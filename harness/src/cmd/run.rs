@@ -44,7 +44,6 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
     let maker = SessionMaker::new(plan.workload.clone(), plan.seed, Arc::clone(&tokenizer))?;
     check_shortest_prompt(&plan, maker.overhead().without_system)?;
     let out = args.out.clone().unwrap_or_else(|| default_folder(&plan));
-    std::fs::create_dir_all(&out).with_context(|| format!("`--out` {}", out.display()))?;
     let clock = plan.target.clock();
     let outcome = clock.block_on(measure(&plan, &clock, served, Arc::new(maker), &out))?;
     let mut report = assemble::report(&plan, &info, &outcome, threads);

@@ -79,10 +79,8 @@ pub fn plan_session(spec: &WorkloadSpec, seed: u64, index: u64) -> SessionPlan {
         let card = zipf.sample(&mut rng) as u64;
         // A card's length belongs to the card, not to the session.
         let mut card_rng = stream(seed, Purpose::SharedText, card);
-        (
-            card,
-            scaled(spec, persona.tokens.sample(&mut card_rng, 0.0)),
-        )
+        let tokens = scaled(spec, persona.tokens.sample(&mut card_rng, 0.0));
+        (card, tokens.min(spec.context_limit / 4))
     });
     let mut offset_s = 0.0;
     let turns = (0..count)

@@ -377,6 +377,28 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             "there is no `[[class]]`; at least one is needed".into(),
         ));
     }
+    let shares: f64 = spec.classes.iter().map(|class| class.session_share).sum();
+    if shares <= 0.0 {
+        return Err(invalid(
+            "every `session_share` is 0; at least one must be above".into(),
+        ));
+    }
+    let output = spec
+        .classes
+        .iter()
+        .map(|class| class.output.largest() * spec.length_scale);
+    let output = output
+        .fold(0.0, f64::max)
+        .min(spec.max_output.map_or(f64::MAX, f64::from));
+    // Role cards are cut to a quarter of the context; the rest must hold what cannot be cut.
+    let needed = f64::from(spec.system_prompt_tokens) + output + 64.0;
+    if !spec.whole_prompt && needed > 0.75 * f64::from(spec.context_limit) {
+        return Err(invalid(format!(
+            "`context_limit` is {}; the system prompt and the longest answer with their frame need \
+             three quarters of it to be at least {needed:.0}",
+            spec.context_limit
+        )));
+    }
     if spec.whole_prompt && spec.max_turns != Some(1) {
         return Err(invalid("`whole_prompt` needs `max_turns = 1`".into()));
     }

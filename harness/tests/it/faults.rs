@@ -10,10 +10,19 @@ use crate::command::{Sandbox, records, report};
 fn mistakes_in_flags_and_files_are_named() {
     let sandbox = Sandbox::new();
     sandbox.write("typo.toml", "workload = \"smoke\"\nraet = 2.0\n");
+    sandbox.write("empty.toml", "");
+    sandbox.write(
+        "tiny.json",
+        r#"{"name":"t","description":"t","rate":1,"duration_s":9,"warmup_s":0,"arrivals":"poisson",
+            "context_limit":10,"class":[{"id":"c","session_share":1,
+            "turns":{"q":0.5,"beta":1,"max":1},"user_first":{"dist":"fixed","value":4},
+            "user_next":{"dist":"fixed","value":4},"output":{"dist":"fixed","value":4},
+            "think":{"dist":"fixed","value":0}}]}"#,
+    );
     sandbox.write("negative.toml", "rate = -2.0\n");
     sandbox.write("wl.toml", "name = \"x\"\nrate = \"fast\"\n");
     sandbox.write("price.toml", "[[price]]\nid = \"a\"\nusd_per_hour = -4\n");
-    let cases: [(&[&str], &str); 14] = [
+    let cases: [(&[&str], &str); 16] = [
         (&["run", "no.toml"], "no.toml"),
         (&["run", "typo.toml"], "raet"),
         (&["run", "negative.toml"], "negative.toml: key `rate` is -2"),
@@ -30,6 +39,11 @@ fn mistakes_in_flags_and_files_are_named() {
             &["run", "--model", "ref-tiny", "--workload", "doubao-chat-8k"],
             "takes 2048",
         ),
+        (
+            &["run", "--price", "empty.toml"],
+            "no price for device `cpu`",
+        ),
+        (&["run", "--workload", "tiny.json"], "`context_limit` is 10"),
         (&["report", "nowhere"], "report.json"),
     ];
     for (arguments, part) in cases {

@@ -231,6 +231,32 @@ fn requests_can_be_counted_and_prompts_be_exact() {
 }
 
 #[test]
+fn a_closed_loop_that_is_done_early_is_measured_over_its_own_time() {
+    let sandbox = Sandbox::new();
+    let sim = [
+        "run",
+        "--target",
+        "sim:h20",
+        "--workload",
+        "random:64/16",
+        "--users",
+        "4",
+    ];
+    sandbox
+        .run(&[&sim[..], &["--requests", "400", "--out", "out"]].concat())
+        .ends_with(0);
+    let found = report(&sandbox.path("out"));
+    let (start, end) = found.run.window_s;
+    assert_eq!(records(&sandbox.path("out")).len(), 400);
+    assert!(start == 0.0 && end < 10.0, "{start} to {end}");
+    let rate = found.summary.request_rate.per_s;
+    assert!(
+        (rate * end / 400.0 - 1.0).abs() < 0.02,
+        "{rate} over {end} s"
+    );
+}
+
+#[test]
 fn overload_is_called_by_its_name() {
     let sandbox = Sandbox::new();
     // One sequence at a time: about nine requests a second of the forty.

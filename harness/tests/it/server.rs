@@ -164,6 +164,56 @@ fn failures_are_counted_by_cause_and_none_is_hidden() {
     );
 }
 
+/// Content and a finish, but no usage: nobody knows the number of tokens.
+fn countless(stream: &mut TcpStream, _: u64) {
+    let content = "data: {\"choices\":[{\"delta\":{\"content\":\"好\"}}]}\n\n";
+    let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"length\"}]}\n\n";
+    drop(write!(stream, "{HEAD}{content}{finish}data: [DONE]\n\n"));
+}
+
+#[test]
+fn tokens_that_nobody_counted_are_called_unknown() {
+    let sandbox = Sandbox::new();
+    let ran = measure(&sandbox, &serve(countless), &[]).ends_with(1);
+    assert!(
+        ran.out.contains("number of output tokens is unknown"),
+        "{}",
+        ran.out
+    );
+}
+
+#[test]
+fn a_server_that_answers_with_nothing_has_failed() {
+    let sandbox = Sandbox::new();
+    let empty = |stream: &mut TcpStream, _| {
+        let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"length\"}]}\n\n";
+        drop(write!(stream, "{HEAD}{finish}data: [DONE]\n\n"));
+    };
+    measure(&sandbox, &serve(empty), &[]).ends_with(1);
+    let found = report(&sandbox.path("out"));
+    assert_eq!(found.summary.requests.ok, 0);
+    assert!(found.summary.requests.failed > 0);
+}
+
+#[test]
+fn an_answer_shorter_than_asked_for_makes_the_run_invalid() {
+    let sandbox = Sandbox::new();
+    let base = serve(good);
+    // Seven tokens come, nine were asked for; the server's own `length` does not excuse it.
+    let arguments = [
+        "run",
+        "--target",
+        &base,
+        "--workload",
+        "random:24/9",
+        "--rate",
+        "20",
+    ];
+    let rest = ["--duration", "3s", "--warmup", "0s", "--out", "out"];
+    let ran = sandbox.run(&[&arguments[..], &rest].concat()).ends_with(1);
+    assert!(ran.out.contains("output length asked for"), "{}", ran.out);
+}
+
 #[test]
 fn a_server_that_is_not_there_is_found_before_the_run() {
     let nobody = TcpListener::bind("127.0.0.1:0").expect("a free port");

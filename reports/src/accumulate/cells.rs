@@ -263,3 +263,40 @@ fn figure(summary: &mut MetricSummary, quantile: Quantile) -> &mut Option<f64> {
         Quantile::P999 => &mut summary.p999,
     }
 }
+
+/// Takes back the figures that lie among requests which had no value when the run ended: their true
+/// value is larger than anything recorded, so a quantile up there would be that of the survivors.
+pub(super) fn censor(summary: &mut MetricSummary, missing: u64) {
+    let all = summary.requests + missing;
+    if missing == 0 || summary.requests == 0 {
+        return;
+    }
+    let reason = format!(
+        "{} of {} requests had no value when the run ended",
+        crate::stats::thousands(missing),
+        crate::stats::thousands(all)
+    );
+    let mut take_back = |key: &str, value: &mut Option<f64>| {
+        *value = None;
+        summary.ci95.remove(key);
+        summary
+            .null_reasons
+            .entry(key.to_owned())
+            .or_insert_with(|| reason.clone());
+    };
+    take_back("mean", &mut summary.mean);
+    take_back("max", &mut summary.max);
+    for quantile in Quantile::ALL {
+        let beyond = all * (1_000 - quantile.per_mille());
+        if missing * 1_000 > beyond {
+            let value = match quantile {
+                Quantile::P50 => &mut summary.p50,
+                Quantile::P90 => &mut summary.p90,
+                Quantile::P95 => &mut summary.p95,
+                Quantile::P99 => &mut summary.p99,
+                Quantile::P999 => &mut summary.p999,
+            };
+            take_back(quantile.key(), value);
+        }
+    }
+}

@@ -278,25 +278,48 @@ proptest! {
 }
 
 #[test]
-fn an_answer_is_off_length_when_nobody_vouches_for_it() {
-    for (finish, output_tokens, outcome, off) in [
-        (Some(Finish::Length), 10, Outcome::Ok, false),
-        (Some(Finish::Length), 11, Outcome::Ok, false),
-        (Some(Finish::Stop), 10, Outcome::Ok, false),
-        (Some(Finish::Stop), 7, Outcome::Ok, true),
-        (None, 7, Outcome::Ok, true),
-        (None, 7, Outcome::Cancelled, false),
+fn an_answer_is_off_length_unless_its_count_is_exact_or_vouched_for() {
+    use TokenCountSource::{Tokenized, Usage};
+    for (source, finish, output_tokens, outcome, off) in [
+        (Usage, Some(Finish::Length), 10, Outcome::Ok, false),
+        (Usage, Some(Finish::Length), 11, Outcome::Ok, true),
+        (Tokenized, Some(Finish::Length), 11, Outcome::Ok, false),
+        (Tokenized, Some(Finish::Stop), 7, Outcome::Ok, true),
+        (Usage, Some(Finish::Stop), 10, Outcome::Ok, false),
+        (Usage, None, 7, Outcome::Ok, true),
+        (Usage, None, 7, Outcome::Cancelled, false),
     ] {
         let record = RequestRecord {
             finish,
             output_tokens,
             outcome,
+            token_count_source: source,
             ..golden(0)
         };
         assert_eq!(
             record.is_off_length(),
             off,
-            "{finish:?} {output_tokens} {outcome:?}"
+            "{source:?} {finish:?} {output_tokens} {outcome:?}"
         );
+    }
+}
+
+#[test]
+fn quantiles_do_not_forget_the_requests_that_never_answered() {
+    let mut records: Vec<RequestRecord> = (0..1_000).map(|id| golden(id * 19 * MS)).collect();
+    let silent = |record: &mut RequestRecord| {
+        record.outcome = Outcome::Unfinished;
+        record.chunk_ns.clear();
+        record.chunk_tokens.clear();
+        record.output_tokens = 0;
+    };
+    // Four of a hundred: the 95th percentile is still among the answered, the 99th is not.
+    records.iter_mut().step_by(25).for_each(silent);
+    let summary = measure(None, &records).summary;
+    for metric in [&summary.ttft_s, &summary.e2e_s] {
+        assert!(metric.p95.is_some());
+        assert_eq!((metric.p99, metric.max), (None, None));
+        let reason = &metric.null_reasons["p99"];
+        assert!(reason.contains("40 of 1,000"), "{reason}");
     }
 }

@@ -99,7 +99,7 @@ fn record(rng: &mut ChaCha8Rng, id: u64, intended: u64, queue_ms: f64, wave: f64
         turn: (id % 3) as u32,
         class: ["casual_chat", "writing", "code"][id as usize % 3].to_owned(),
         intended_ns: intended,
-        pushed_ns: if id % 97 == 5 { 40_000_000 } else { 0 },
+        pushed_ns: if id % 197 == 5 { 40_000_000 } else { 0 },
         sent_ns: Some(sent),
         admitted_ns: Some(admitted),
         chunk_tokens: vec![1; chunks.len()],
@@ -150,6 +150,7 @@ pub(crate) fn report(story: Story, name: &str) -> Report {
         series: &found.series,
         ttft_p50_any_s: found.ttft_p50_any_s,
         length_mismatches: found.length_mismatches,
+        lost_conversations: 0,
     });
     warnings.push("No energy was measured: this target has no power telemetry.".to_owned());
     let price = PriceFile::builtin()

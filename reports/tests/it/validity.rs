@@ -19,6 +19,7 @@ fn inputs(found: &Measurements) -> Inputs<'_> {
         series: &found.series,
         ttft_p50_any_s: found.ttft_p50_any_s,
         length_mismatches: found.length_mismatches,
+        lost_conversations: 0,
     }
 }
 
@@ -50,6 +51,10 @@ fn a_good_run_is_valid_even_with_null_quantiles() {
 
 #[test]
 fn each_reason_has_its_figures() {
+    invalid(
+        |m| m.client_error.pushed_turns = m.summary.requests.total / 4,
+        "The load was no open loop",
+    );
     invalid(
         |m| m.client_error.send_lag_p50_s = Some(0.0012),
         "more than 1.20 ms",

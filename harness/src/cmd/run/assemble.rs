@@ -43,6 +43,7 @@ pub(super) fn report(
         series: &measured.series,
         ttft_p50_any_s: measured.ttft_p50_any_s,
         length_mismatches: measured.length_mismatches,
+        lost_conversations: outcome.lost_conversations,
     });
     warnings.extend(own_warnings(plan, measured));
     let cost = plan

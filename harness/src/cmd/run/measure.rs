@@ -14,10 +14,10 @@ use reports::{Accumulator, Window};
 use tokio::sync::watch;
 
 use crate::cmd::note;
-use crate::driver::{self, Load, LoadPlan};
+use crate::driver::{self, Ended, Load, LoadPlan};
 use crate::plan::{LoadKind, Plan};
 use crate::progress;
-use crate::recorder::{Recorded, Recorder};
+use crate::recorder::{Recorded, Recorder, refold};
 use crate::target::{self, Served};
 use crate::workload::schedule::SessionMaker;
 
@@ -33,6 +33,8 @@ pub(super) struct Outcome {
     pub(super) schedule_hash: String,
     /// What counts.
     pub(super) window: Window,
+    /// Conversations lost to a fault of ours.
+    pub(super) lost_conversations: u64,
     /// Stopped by the user.
     pub(super) interrupted: bool,
     /// p50 and p99 lateness of timers before the run, in seconds.
@@ -57,10 +59,11 @@ pub(super) async fn measure(
     let backend = target::connect(&plan.target, clock, served, &plan.engine, &plan.http)
         .await
         .map_err(|failure| anyhow!("`--target` {}: {}", plan.target, failure.message))?;
+    std::fs::create_dir_all(out).with_context(|| format!("`--out` {}", out.display()))?;
     let prepared = prepare_load(plan, &maker);
     let window_ns = |s: f64| Nanos::from_secs_f64(s).0;
     let warmup_s = plan.warmup_s.min(prepared.end_s);
-    let window = Window {
+    let mut window = Window {
         start_ns: window_ns(warmup_s),
         end_ns: window_ns(prepared.end_s),
     };
@@ -70,11 +73,11 @@ pub(super) async fn measure(
         Some(timer_lateness(clock).await)
     };
     let started = timestamp(clock, jiff::Timestamp::now());
-    let accumulator = Accumulator::new(window, plan.slo)
-        .with_run_start(u64::try_from(started.as_nanosecond()).unwrap_or_default());
+    let started_ns = u64::try_from(started.as_nanosecond()).unwrap_or_default();
+    let accumulator = |window| Accumulator::new(window, plan.slo).with_run_start(started_ns);
     let path = out.join("requests.jsonl");
-    let recorder =
-        Recorder::create(&path, accumulator).with_context(|| format!("`{}`", path.display()))?;
+    let place = || format!("`{}`", path.display());
+    let recorder = Recorder::create(&path, accumulator(window)).with_context(place)?;
     let start = clock.now();
     let end = Nanos(window.end_ns);
     let load = LoadPlan {
@@ -84,6 +87,7 @@ pub(super) async fn measure(
         drain_end: end.plus(Nanos::from_secs_f64(plan.drain_s)),
         sampling: plan.sampling,
         ignore_eos: plan.ignore_eos,
+        tokenizer_kind: plan.tokenizer,
         think_scale: plan.workload.think_scale,
         max_requests: plan.max_requests,
     };
@@ -94,11 +98,18 @@ pub(super) async fn measure(
         start,
         end,
     };
-    let (interrupted, cpu_cores_used) = drive(driven, load, &recorder).await;
-    let system = backend.describe();
+    let (ended, interrupted, cpu_cores_used) = drive(driven, load, &recorder).await;
+    let mut recorded = recorder.finish();
+    if let Some(load_end) = ended.load_end.filter(|at| at.0 < window.end_ns) {
+        // Rates over a window in which nothing more was asked would be too low.
+        window.end_ns = load_end.0;
+        window.start_ns = window.start_ns.min(load_end.0);
+        recorded.measurements = refold(&path, accumulator(window)).with_context(place)?;
+    }
     Ok(Outcome {
-        recorded: recorder.finish(),
-        system,
+        recorded,
+        lost_conversations: ended.lost_conversations,
+        system: backend.describe(),
         realised: prepared.realised,
         schedule_hash: prepared.hash,
         window,
@@ -119,9 +130,13 @@ struct Driven<'a> {
     end: Nanos,
 }
 
-/// Runs the load beside the progress display and the signal handler. Whether it was interrupted,
-/// and how many cores this process kept busy.
-async fn drive(with: Driven<'_>, load: LoadPlan, recorder: &Recorder) -> (bool, Option<f64>) {
+/// Runs the load beside the progress display and the signal handler. How it ended, whether it was
+/// interrupted, and how many cores this process kept busy.
+async fn drive(
+    with: Driven<'_>,
+    load: LoadPlan,
+    recorder: &Recorder,
+) -> (Ended, bool, Option<f64>) {
     let Driven {
         backend,
         maker,
@@ -136,7 +151,7 @@ async fn drive(with: Driven<'_>, load: LoadPlan, recorder: &Recorder) -> (bool, 
     let listening = listen_for_signals(clock, stop);
     let (backend, recorder) = (Arc::clone(backend), recorder.clone());
     let clock = clock.clone();
-    driver::run(
+    let ended = driver::run(
         backend,
         maker,
         tokenizer,
@@ -159,7 +174,7 @@ async fn drive(with: Driven<'_>, load: LoadPlan, recorder: &Recorder) -> (bool, 
     let cores = cpu_s
         .filter(|_| !clock.is_simulated())
         .map(|cpu| cpu / seconds.max(1e-9));
-    (interrupted, cores)
+    (ended, interrupted, cores)
 }
 
 /// The load and what it is like.
