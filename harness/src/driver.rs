@@ -261,8 +261,7 @@ impl Seat {
             Due::From(instant) => instant.max(self.now()),
         };
         record.intended_ns = intended.0;
-        record.planned_input_tokens = prompt.tokens.len() as u64;
-        record.input_tokens = record.planned_input_tokens;
+        record.input_tokens = prompt.tokens.len() as u64;
         let request = Request {
             prompt,
             max_tokens: turn.output_tokens,
