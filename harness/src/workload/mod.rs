@@ -2,7 +2,7 @@
 //!
 //! - [`spec`]: the file. [`distribution`]: its laws.
 //! - [`session`]: a conversation as lengths and instants, a function of `(seed, index)`.
-//! - [`corpus`], [`text`]: Chinese text of an exact number of tokens.
+//! - `corpus`, [`text`]: Chinese text of an exact number of tokens.
 //! - [`conversation`]: the prompt of each turn, as messages and as token ids.
 //! - [`schedule`]: all conversations of a run.
 
