@@ -1,10 +1,10 @@
 //! Everything random comes from `(seed, stream)`.
 //!
 //! Invariant: a stream's values depend on the seed, the stream's purpose and its index alone:
-//! `ChaCha8` is value-stable, and our own logarithms and exponentials come from `libm`, not from the
-//! platform. What is left to the platform are the logarithms inside `rand_distr`'s gamma sampler and
-//! in the tails of its normal and exponential; a difference in their last bit would have to survive
-//! rounding to whole nanoseconds and tokens to show in the schedule's hash.
+//! `ChaCha8` is value-stable, and our own logarithms and exponentials come from `libm`, not from
+//! the platform. What is left to the platform are the logarithms inside `rand_distr`'s gamma
+//! sampler and in the tails of its normal and exponential; a difference in their last bit would
+//! have to survive rounding to whole nanoseconds and tokens to show in the schedule's hash.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
