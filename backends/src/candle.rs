@@ -6,7 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use models::{BLOCK_TOKENS, KvCache, Llama, SequenceStep, sample};
+use models::{KvCache, Llama, SequenceStep, sample};
 
 use crate::engine::{Batch, Capacity, DeviceError, Executor, StepOutput};
 
@@ -72,10 +72,4 @@ impl Executor for CandleExecutor {
             )))
         })
     }
-}
-
-/// Blocks that fit into `bytes` of KV memory.
-pub fn blocks_for(bytes: u64, model: &Llama) -> u32 {
-    let per_block = KvCache::bytes_per_block(model.config()).max(BLOCK_TOKENS) as u64;
-    u32::try_from(bytes / per_block).unwrap_or(u32::MAX)
 }

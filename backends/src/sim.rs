@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use models::{BLOCK_TOKENS, ModelInfo};
+use models::ModelInfo;
 use serde::Deserialize;
 
 use crate::clock::{Clock, Nanos};
@@ -169,12 +169,6 @@ fn mix(value: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-/// Blocks that fit into `bytes` of KV memory.
-pub fn blocks_for(bytes: u64, model: &ModelInfo) -> u32 {
-    let per_block = model.kv_bytes_per_token * BLOCK_TOKENS as u64;
-    u32::try_from(bytes / per_block.max(1)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use backends::candle::CandleExecutor;
-use backends::engine::{Capacity, Engine, PrefixCache};
+use backends::engine::{Capacity, Engine, PrefixCache, blocks_for};
 use backends::http::{BaseError, HttpBackend, HttpConfig, parse_base};
 use backends::sim::{self, Device, SimulatedExecutor};
 use backends::{Backend, Clock, Failure, SystemInfo};
@@ -187,7 +187,7 @@ pub async fn connect(
     }
     let info = served.info();
     let capacity = Capacity {
-        blocks: sim::blocks_for(engine.kv_memory_bytes, info),
+        blocks: blocks_for(engine.kv_memory_bytes, info),
         max_sequences: engine.max_sequences,
         max_batch_tokens: engine.max_batch_tokens,
         max_context: info.context_limit as usize,

@@ -12,8 +12,14 @@
 
 use std::collections::BTreeSet;
 
-use models::BLOCK_TOKENS;
+use models::{BLOCK_TOKENS, ModelInfo};
 use rustc_hash::FxHashMap;
+
+/// Blocks that fit into `bytes` of KV memory, on any device.
+pub fn blocks_for(bytes: u64, model: &ModelInfo) -> u32 {
+    let per_block = model.kv_bytes_per_token * BLOCK_TOKENS as u64;
+    u32::try_from(bytes / per_block.max(1)).unwrap_or(u32::MAX)
+}
 
 /// A physical block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

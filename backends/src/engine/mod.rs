@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 
 pub use batch::{Batch, Row, Sample, SequenceId, StepOutput};
-pub use blocks::{BlockId, BlockPool, PrefixCache, PrefixId};
+pub use blocks::{BlockId, BlockPool, PrefixCache, PrefixId, blocks_for};
 pub use scheduler::{AddError, Admission, Capacity, NewSequence, Progress, Scheduler};
 
 use crate::clock::{Clock, Nanos};

@@ -100,11 +100,6 @@ impl SessionMaker {
         self.overhead
     }
 
-    /// The workload.
-    pub fn spec(&self) -> &WorkloadSpec {
-        &self.spec
-    }
-
     /// Session `index` as lengths.
     fn plan(&self, index: u64) -> (SessionPlan, Vec<PromptPlan>) {
         let mut session = plan_session(&self.spec, self.seed, index);
@@ -119,8 +114,8 @@ impl SessionMaker {
         (session, prompts)
     }
 
-    /// Session `index` with its text; turns before `first` become its past. `start` is when the
-    /// session begins, in seconds; turns from `end` on are left out.
+    /// Session `index` with its text. It begins at `start_s`; turns before 0 become its past, and
+    /// turns from `end_s` on are left out.
     fn make(&self, index: u64, start_s: f64, end_s: f64) -> Session {
         let (session, prompts) = self.plan(index);
         let class = Arc::clone(&self.classes[session.class]);

@@ -38,6 +38,11 @@ impl Sandbox {
         command
     }
 
+    /// The same, from one line of words.
+    pub(crate) fn run_line(&self, line: &str) -> Ran {
+        self.run(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         let output = self.command(arguments).output().expect("the binary runs");
         Ran::new(&output)

@@ -182,12 +182,8 @@ fn the_tiny_model_on_the_cpu_is_measured_and_its_report_is_right() {
 #[test]
 fn closed_loop_keeps_its_users_and_ends() {
     let sandbox = Sandbox::new();
-    let sim = [
-        "run", "--target", "sim:h20", "--model", "ref-tiny", "--users", "5",
-    ];
-    sandbox
-        .run(&[&sim[..], &["--duration", "60s", "--out", "out"]].concat())
-        .ends_with(0);
+    let line = "run --target sim:h20 --model ref-tiny --users 5 --duration 60s --out out";
+    sandbox.run_line(line).ends_with(0);
     let folder = sandbox.path("out");
     let records = records(&folder);
     assert!(records.len() > 50, "{}", records.len());
@@ -203,23 +199,9 @@ fn closed_loop_keeps_its_users_and_ends() {
 #[test]
 fn requests_can_be_counted_and_prompts_be_exact() {
     let sandbox = Sandbox::new();
-    let sim = [
-        "run",
-        "--target",
-        "sim:h20",
-        "--workload",
-        "random:100/20",
-        "--rate",
-        "50",
-    ];
+    let load = "--workload random:100/20 --rate 50 --requests 120 --warmup 0s";
     sandbox
-        .run(
-            &[
-                &sim[..],
-                &["--requests", "120", "--warmup", "0s", "--out", "out"],
-            ]
-            .concat(),
-        )
+        .run_line(&format!("run --target sim:h20 {load} --out out"))
         .ends_with(0);
     let records = records(&sandbox.path("out"));
     assert_eq!(records.len(), 120);
@@ -233,17 +215,9 @@ fn requests_can_be_counted_and_prompts_be_exact() {
 #[test]
 fn a_closed_loop_that_is_done_early_is_measured_over_its_own_time() {
     let sandbox = Sandbox::new();
-    let sim = [
-        "run",
-        "--target",
-        "sim:h20",
-        "--workload",
-        "random:64/16",
-        "--users",
-        "4",
-    ];
+    let load = "--workload random:64/16 --users 4 --requests 400";
     sandbox
-        .run(&[&sim[..], &["--requests", "400", "--out", "out"]].concat())
+        .run_line(&format!("run --target sim:h20 {load} --out out"))
         .ends_with(0);
     let found = report(&sandbox.path("out"));
     let (start, end) = found.run.window_s;
@@ -260,26 +234,10 @@ fn a_closed_loop_that_is_done_early_is_measured_over_its_own_time() {
 fn overload_is_called_by_its_name() {
     let sandbox = Sandbox::new();
     // One sequence at a time: about nine requests a second of the forty.
-    let sim = [
-        "run",
-        "--target",
-        "sim:h20",
-        "--workload",
-        "random:64/200",
-        "--rate",
-        "40",
-    ];
-    let rest = [
-        "--max-sequences",
-        "1",
-        "--duration",
-        "20s",
-        "--drain",
-        "1s",
-        "--out",
-        "out",
-    ];
-    let ran = sandbox.run(&[&sim[..], &rest].concat()).ends_with(1);
+    let load = "--workload random:64/200 --rate 40 --max-sequences 1 --duration 20s --drain 1s";
+    let ran = sandbox
+        .run_line(&format!("run --target sim:h20 {load} --out out"))
+        .ends_with(1);
     assert!(ran.out.contains("INVALID"), "{}", ran.out);
     let found = report(&sandbox.path("out"));
     let reasons = found.validity.reasons.join(" ");

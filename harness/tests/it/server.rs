@@ -80,33 +80,17 @@ fn flaky(stream: &mut TcpStream, served: u64) {
     }
 }
 
-fn measure(sandbox: &Sandbox, base: &str, extra: &[&str]) -> Ran {
-    let arguments = [
-        "run",
-        "--target",
-        base,
-        "--workload",
-        "random:24/7",
-        "--rate",
-        "20",
-    ];
-    let rest = [
-        "--duration",
-        "4s",
-        "--warmup",
-        "0s",
-        "--drain",
-        "3s",
-        "--out",
-        "out",
-    ];
-    sandbox.run(&[&arguments[..], &rest, extra].concat())
+fn measure(sandbox: &Sandbox, base: &str, workload: &str) -> Ran {
+    let load = "--rate 20 --duration 4s --warmup 0s --drain 3s";
+    sandbox.run_line(&format!(
+        "run --target {base} --workload {workload} {load} --out out"
+    ))
 }
 
 #[test]
 fn a_server_is_measured_by_its_own_token_counts() {
     let sandbox = Sandbox::new();
-    let ran = measure(&sandbox, &serve(good), &[]);
+    let ran = measure(&sandbox, &serve(good), "random:24/7");
     let found = report(&sandbox.path("out"));
     // Only the lateness of a busy test machine may make it INVALID.
     let lag = "send lag";
@@ -136,7 +120,7 @@ fn a_server_is_measured_by_its_own_token_counts() {
 #[test]
 fn failures_are_counted_by_cause_and_none_is_hidden() {
     let sandbox = Sandbox::new();
-    measure(&sandbox, &serve(flaky), &[]).ends_with(1);
+    measure(&sandbox, &serve(flaky), "random:24/7").ends_with(1);
     let found = report(&sandbox.path("out"));
     let counts = found.summary.requests;
     assert_eq!(counts.ok + counts.failed + counts.unfinished, counts.total);
@@ -174,7 +158,7 @@ fn countless(stream: &mut TcpStream, _: u64) {
 #[test]
 fn tokens_that_nobody_counted_are_called_unknown() {
     let sandbox = Sandbox::new();
-    let ran = measure(&sandbox, &serve(countless), &[]).ends_with(1);
+    let ran = measure(&sandbox, &serve(countless), "random:24/7").ends_with(1);
     assert!(
         ran.out.contains("number of output tokens is unknown"),
         "{}",
@@ -189,7 +173,7 @@ fn a_server_that_answers_with_nothing_has_failed() {
         let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"length\"}]}\n\n";
         drop(write!(stream, "{HEAD}{finish}data: [DONE]\n\n"));
     };
-    measure(&sandbox, &serve(empty), &[]).ends_with(1);
+    measure(&sandbox, &serve(empty), "random:24/7").ends_with(1);
     let found = report(&sandbox.path("out"));
     assert_eq!(found.summary.requests.ok, 0);
     assert!(found.summary.requests.failed > 0);
@@ -198,19 +182,8 @@ fn a_server_that_answers_with_nothing_has_failed() {
 #[test]
 fn an_answer_shorter_than_asked_for_makes_the_run_invalid() {
     let sandbox = Sandbox::new();
-    let base = serve(good);
     // Seven tokens come, nine were asked for; the server's own `length` does not excuse it.
-    let arguments = [
-        "run",
-        "--target",
-        &base,
-        "--workload",
-        "random:24/9",
-        "--rate",
-        "20",
-    ];
-    let rest = ["--duration", "3s", "--warmup", "0s", "--out", "out"];
-    let ran = sandbox.run(&[&arguments[..], &rest].concat()).ends_with(1);
+    let ran = measure(&sandbox, &serve(good), "random:24/9").ends_with(1);
     assert!(ran.out.contains("output length asked for"), "{}", ran.out);
 }
 
@@ -220,7 +193,9 @@ fn a_server_that_is_not_there_is_found_before_the_run() {
     let base = format!("http://{}/v1", nobody.local_addr().expect("an address"));
     drop(nobody);
     let sandbox = Sandbox::new();
-    measure(&sandbox, &base, &[]).ends_with(2).says("refused");
+    measure(&sandbox, &base, "random:24/7")
+        .ends_with(2)
+        .says("refused");
 }
 
 #[test]
@@ -232,7 +207,7 @@ fn every_request_failing_is_no_measurement() {
             "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
         ));
     };
-    let ran = measure(&sandbox, &serve(always), &[]).ends_with(1);
+    let ran = measure(&sandbox, &serve(always), "random:24/7").ends_with(1);
     assert!(
         ran.out.contains("INVALID") && ran.out.contains("503"),
         "{}",

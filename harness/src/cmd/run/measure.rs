@@ -248,8 +248,7 @@ fn listen_for_signals(
     stop: watch::Sender<bool>,
 ) -> Option<tokio::task::JoinHandle<()>> {
     if clock.is_simulated() {
-        // A run in virtual time takes seconds; the sender must live as long as the run.
-        std::mem::forget(stop);
+        // A run in virtual time takes seconds, and its runtime has no signals.
         return None;
     }
     Some(tokio::spawn(async move {
@@ -298,9 +297,8 @@ async fn timer_lateness(clock: &Clock) -> (f64, f64) {
 /// Runs in virtual time begin at the epoch, so that two of them are equal.
 fn timestamp(clock: &Clock, now: jiff::Timestamp) -> jiff::Timestamp {
     if clock.is_simulated() {
-        let now = i64::try_from(clock.now().0).unwrap_or(i64::MAX);
-        return jiff::Timestamp::from_nanosecond(i128::from(now))
-            .unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        let since_epoch = jiff::Timestamp::from_nanosecond(i128::from(clock.now().0));
+        return since_epoch.unwrap_or(jiff::Timestamp::MAX);
     }
     now
 }
