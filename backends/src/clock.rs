@@ -17,7 +17,7 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
@@ -71,7 +71,7 @@ struct Shared {
 }
 
 enum Driver {
-    Wall { origin: Instant },
+    Wall { origin_ns: u64 },
     Simulated { now_ns: AtomicU64 },
 }
 
@@ -85,7 +85,9 @@ struct Timers {
 impl Clock {
     /// A clock that follows real time.
     pub fn wall() -> Self {
-        let clock = Self::with(Driver::Wall { origin: wall_now() });
+        let clock = Self::with(Driver::Wall {
+            origin_ns: monotonic_now_ns(),
+        });
         let weak = Arc::downgrade(&clock.0);
         std::thread::Builder::new()
             .name("pacer".into())
@@ -118,6 +120,15 @@ impl Clock {
     /// The present instant.
     pub fn now(&self) -> Nanos {
         self.0.now()
+    }
+
+    /// An instant of this clock on the system's monotonic clock, in nanoseconds: how instants of
+    /// two processes on one machine are compared. Virtual instants stay as they are.
+    pub fn monotonic_ns(&self, at: Nanos) -> u64 {
+        match &self.0.driver {
+            Driver::Wall { origin_ns } => origin_ns.saturating_add(at.0),
+            Driver::Simulated { .. } => at.0,
+        }
     }
 
     /// Completes at `deadline`, or at once if that has passed.
@@ -210,7 +221,7 @@ impl fmt::Debug for Clock {
 impl Shared {
     fn now(&self) -> Nanos {
         match &self.driver {
-            Driver::Wall { origin } => Nanos(wall_now().duration_since(*origin).as_nanos() as u64),
+            Driver::Wall { origin_ns } => Nanos(monotonic_now_ns().saturating_sub(*origin_ns)),
             Driver::Simulated { now_ns } => Nanos(now_ns.load(Ordering::Acquire)),
         }
     }
@@ -294,12 +305,23 @@ fn pace(shared: &std::sync::Weak<Shared>) {
     }
 }
 
+/// The system's monotonic clock: the one place that reads it.
+#[cfg(unix)]
+fn monotonic_now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The same, from an origin of its own: other processes cannot be compared with.
+#[cfg(not(unix))]
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place that reads the system's clock"
 )]
-fn wall_now() -> Instant {
-    Instant::now()
+fn monotonic_now_ns() -> u64 {
+    static ORIGIN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    let origin = ORIGIN.get_or_init(std::time::Instant::now);
+    origin.elapsed().as_nanos() as u64
 }
 
 /// Completes at its deadline. Dropping it takes the timer back.

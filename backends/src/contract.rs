@@ -23,6 +23,19 @@ pub trait Backend: Send + Sync {
     /// Starts a request. Never blocks and never fails: every failure is an event. Dropping the
     /// stream cancels the request.
     fn submit(&self, request: Request) -> TokenStream;
+    /// How long before its instant a request may be handed over with [`Backend::submit_at`]. One
+    /// that says zero takes requests at their instants, and leaves the waiting to the caller.
+    fn lead(&self) -> Nanos {
+        Nanos::ZERO
+    }
+    /// How long after its instant an event may be handed over at most.
+    fn delivery_delay(&self) -> Nanos {
+        Nanos::ZERO
+    }
+    /// Starts a request at its instant, which is up to [`Backend::lead`] ahead.
+    fn submit_at(&self, request: Request, _: Ticket) -> TokenStream {
+        self.submit(request)
+    }
     /// For live progress, a few times a second.
     fn gauges(&self) -> Gauges {
         Gauges::default()
@@ -40,6 +53,15 @@ pub struct Request {
     pub ignore_eos: bool,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
+}
+
+/// What a request is to its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// Its number; servers are told, so that their logs can be held against the records.
+    pub id: u64,
+    /// It is sent at this instant, or as soon as possible after it.
+    pub due: Nanos,
 }
 
 /// A prompt in both forms: engines in this process read the tokens, servers the messages.

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`contract`]: [`Backend`], [`Request`], [`TokenStream`] and the events in it.
-//! - [`clock`]: real and virtual time.
+//! - [`clock`]: real and virtual time; [`alarm`] waits for sockets until an instant of it.
 //! - [`engine`]: continuous batching over any device ([`engine::Executor`]).
 //! - [`candle`]: the executor that runs the reference model on the CPU.
 //! - [`sim`]: the executor that only takes the time a device would take.
@@ -10,6 +10,7 @@
 //!
 //! A backend never sees a report, and knows nothing of workloads.
 
+pub mod alarm;
 pub mod candle;
 pub mod clock;
 pub mod contract;
@@ -20,5 +21,5 @@ pub mod sim;
 pub use clock::{Clock, Nanos};
 pub use contract::{
     Backend, Event, EventKind, Failure, FailureCause, FinishReason, Gauges, Prompt, Request,
-    SystemInfo, TokenStream, Usage,
+    SystemInfo, Ticket, TokenStream, Usage,
 };

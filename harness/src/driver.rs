@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backends::{
-    Backend, Clock, Event, EventKind, FailureCause, FinishReason, Nanos, Request, TokenStream,
-    Usage,
+    Backend, Clock, Event, EventKind, FailureCause, FinishReason, Nanos, Request, Ticket,
+    TokenStream, Usage,
 };
 use models::{ChatTokenizer, SamplingParams, Special};
 use reports::{Finish, Outcome, RequestRecord, TokenCountSource};
@@ -271,10 +271,16 @@ impl Seat {
                 ..self.sampling
             },
         };
-        if !self.wait_until(intended).await {
+        // A backend that keeps the instant itself is given the request a little before.
+        let lead = self.backend.lead();
+        if !self.wait_until(intended.since(lead)).await {
             return None;
         }
-        let stream = self.backend.submit(request);
+        let ticket = Ticket {
+            id: record.id,
+            due: self.start.plus(intended),
+        };
+        let stream = self.backend.submit_at(request, ticket);
         self.recorder.live().sent.fetch_add(1, Ordering::Relaxed);
         let mut answer = Answer {
             record,
@@ -283,6 +289,10 @@ impl Seat {
             coalesced: 0,
         };
         self.listen(stream, turn, &mut answer).await;
+        if answer.record.sent_ns.is_none() && self.now() < intended {
+            // Stopped before it was due.
+            return None;
+        }
         answer.settle(&self.tokenizer, self.tokenizer_kind);
         self.recorder.record(&answer.record, answer.coalesced);
         talk.push(turn.user.clone(), answer.reply);
@@ -290,17 +300,22 @@ impl Seat {
     }
 
     /// Reads a stream until it ends, the user stops it, or the run is over.
-    async fn listen(&mut self, mut stream: TokenStream, turn: &Turn, answer: &mut Answer) {
-        let mut drained = pin!(self.clock.sleep_until(self.start.plus(self.drain_end)));
+    async fn listen(&self, mut stream: TokenStream, turn: &Turn, answer: &mut Answer) {
+        let last_word = self.drain_end.plus(self.backend.delivery_delay());
+        let mut drained = pin!(self.clock.sleep_until(self.start.plus(last_word)));
+        let mut stop = self.stop.clone();
+        let mut stopped = pin!(stopped(&mut stop));
         loop {
             let event = tokio::select! {
                 biased;
-                () = stopped(&mut self.stop) => None,
+                () = &mut stopped => None,
                 event = stream.next() => Some(event),
                 () = &mut drained => None,
             };
+            let in_time = |event: &Event| event.at.since(self.start) <= self.drain_end;
+            let event = event.filter(|event| event.as_ref().is_none_or(in_time));
             let Some(event) = event else {
-                answer.end(self.now(), Outcome::Unfinished, None);
+                answer.end(self.now().min(self.drain_end), Outcome::Unfinished, None);
                 return;
             };
             let Some(Event { at, kind }) = event else {
@@ -470,10 +485,12 @@ impl Answer {
             }
             return;
         }
-        self.reply.ids = tokenizer.encode(&self.reply.text, Special::Plain);
         if record.token_count_source != TokenCountSource::Usage {
             (record.output_tokens, record.token_count_source) = match kind {
-                TokenizerKind::Exact => (self.reply.ids.len() as u64, TokenCountSource::Tokenized),
+                TokenizerKind::Exact => {
+                    self.reply.ids = tokenizer.encode(&self.reply.text, Special::Plain);
+                    (self.reply.ids.len() as u64, TokenCountSource::Tokenized)
+                }
                 // Another model's tokenizer would give a number that looks like knowledge.
                 TokenizerKind::StandIn => (self.texts.len() as u64, TokenCountSource::Chunks),
             };

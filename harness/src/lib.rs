@@ -10,6 +10,8 @@ pub mod arrivals;
 pub mod cmd;
 pub mod driver;
 pub mod host;
+pub mod limits;
+pub mod mock;
 pub mod plan;
 pub mod progress;
 pub mod random;

@@ -20,6 +20,8 @@ pub enum Purpose {
     Text = 3,
     /// Text that sessions share: system prompt, personas.
     SharedText = 4,
+    /// Answers of the mock server.
+    Mock = 16,
 }
 
 /// The stream of one purpose and index.

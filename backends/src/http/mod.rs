@@ -1,36 +1,39 @@
 //! Any server that speaks the OpenAI API, over HTTP/1.1 with streaming.
 //!
-//! Each body frame is stamped when it was read, before it is parsed. Connections are kept and
-//! reused; making one counts as part of the request, since the server is a party to it. There are
-//! no retries: a request that fails has failed.
+//! [`reactor`] owns the sockets and stamps each read before anything is parsed; [`answer`] turns
+//! bytes into events. Connections are kept and reused; making one counts as part of the request,
+//! since the server is a party to it. There are no retries: a request that fails has failed.
 //!
 //! Invariant: every submitted request ends in exactly one [`EventKind::Finished`] or
 //! [`EventKind::Failed`], whatever the server does, as long as it does anything; how long to wait
 //! for it is the caller's to say, by dropping the stream.
+//!
+//! [`EventKind::Finished`]: crate::EventKind::Finished
+//! [`EventKind::Failed`]: crate::EventKind::Failed
 
+mod answer;
 mod openai;
+mod reactor;
 mod sse;
+mod wire;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, SERVER, USER_AGENT};
-use hyper::{Method, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
+use http::Uri;
 use serde_json::{Map, Value};
-use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, lookup_host};
 
 use crate::clock::{Clock, Nanos};
 use crate::contract::{
-    Backend, Event, EventKind, Failure, FailureCause, FinishReason, Request, SystemInfo,
-    TokenStream, Usage,
+    Backend, Failure, FailureCause, Request, SystemInfo, Ticket, TokenStream,
 };
-use sse::SseReader;
+use reactor::{Outgoing, Reactor};
+use wire::{Part, WireReader};
+
+pub use answer::{AnswerReader, Connection};
 
 /// How a server is reached and asked.
 #[derive(Debug, Clone)]
@@ -73,389 +76,230 @@ pub fn parse_base(text: &str) -> Result<Uri, BaseError> {
 /// A server as a backend.
 #[derive(Debug)]
 pub struct HttpBackend {
-    shared: Arc<Shared>,
-    info: SystemInfo,
-}
-
-#[derive(Debug)]
-struct Shared {
-    config: HttpConfig,
     clock: Clock,
-    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    reactor: Reactor,
+    config: HttpConfig,
+    /// The head of each request, up to its length.
+    head: String,
+    /// Begins the identity of each request, so that those of two runs differ.
+    run_id: String,
+    warmed: usize,
+    info: SystemInfo,
 }
 
 /// How long a server may take to list its models before the run.
 const PREFLIGHT_LIMIT: Nanos = Nanos(10_000_000_000);
+/// How long before its instant a request is wanted.
+const LEAD: Nanos = Nanos(20_000_000);
 
 impl HttpBackend {
     /// Asks the server for its models, so that one that is not there is found before the run.
-    pub async fn connect(config: HttpConfig, clock: Clock) -> Result<Self, Failure> {
-        let base = config.base.to_string();
-        let mut shared = Shared {
-            config,
-            clock,
-            idle: Mutex::new(Vec::new()),
-        };
-        let deadline = shared.clock.now().plus(PREFLIGHT_LIMIT);
-        let listed = shared.clock.timeout(deadline, shared.list_models()).await;
-        let (server, models) = listed.map_err(|_| {
+    pub async fn connect(mut config: HttpConfig, clock: Clock) -> Result<Self, Failure> {
+        let deadline = clock.now().plus(PREFLIGHT_LIMIT);
+        let listed = clock.timeout(deadline, list_models(&config)).await;
+        let listed = listed.map_err(|_| {
             let message = "GET /models: no answer within 10 s";
             Failure::new(FailureCause::Timeout, message)
         })??;
-        if let Some(first) = models.first().filter(|_| shared.config.model.is_empty()) {
-            first.clone_into(&mut shared.config.model);
+        if let Some(first) = listed.models.first().filter(|_| config.model.is_empty()) {
+            first.clone_into(&mut config.model);
         }
-        let models = match models.as_slice() {
+        let models = match listed.models.as_slice() {
             [] => "not listed".to_owned(),
             models => models.join(", "),
         };
-        let shared = Arc::new(shared);
+        let server = listed.server.unwrap_or_else(|| "not told".into());
         let details = BTreeMap::from([
-            ("server".into(), server.unwrap_or_else(|| "not told".into())),
+            ("server".into(), server),
             ("models".into(), models),
-            ("served_model".into(), shared.config.model.clone()),
+            ("served_model".into(), config.model.clone()),
         ]);
         let info = SystemInfo {
             kind: "http".into(),
-            device: base,
+            device: config.base.to_string(),
             details,
         };
-        Ok(Self { shared, info })
+        let reactor = Reactor::start(clock.clone(), listed.address)
+            .map_err(|error| connect_failure(&config.base, &error))?;
+        let started_ns = clock.monotonic_ns(clock.now());
+        Ok(Self {
+            head: head(&config, "POST", "/chat/completions")?,
+            run_id: format!("wb-{:x}-{started_ns:x}", std::process::id()),
+            clock,
+            reactor,
+            config,
+            warmed: 0,
+            info,
+        })
+    }
+
+    /// Makes connections ahead of their use; how many could be made.
+    pub async fn warm(&mut self, connections: usize) -> usize {
+        let deadline = self.clock.now().plus(PREFLIGHT_LIMIT);
+        let warmed = self.clock.timeout(deadline, self.reactor.warm(connections));
+        self.warmed = warmed.await.unwrap_or(0);
+        self.warmed
     }
 }
 
 impl Backend for HttpBackend {
     fn describe(&self) -> SystemInfo {
-        self.info.clone()
+        let mut info = self.info.clone();
+        let counts = &self.reactor.counts;
+        let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+        let connections = format!(
+            "{} made, {} of them before the run, {} open at most",
+            count(&counts.made),
+            self.warmed,
+            count(&counts.peak)
+        );
+        info.details.insert("connections".into(), connections);
+        info
     }
 
     fn clock(&self) -> &Clock {
-        &self.shared.clock
+        &self.clock
+    }
+
+    fn lead(&self) -> Nanos {
+        LEAD
+    }
+
+    fn delivery_delay(&self) -> Nanos {
+        reactor::LONGEST_HOLD
     }
 
     fn submit(&self, request: Request) -> TokenStream {
+        let ticket = Ticket {
+            id: 0,
+            due: Nanos::ZERO,
+        };
+        self.submit_at(request, ticket)
+    }
+
+    fn submit_at(&self, request: Request, ticket: Ticket) -> TokenStream {
         let (events, stream) = TokenStream::channel();
-        let shared = Arc::clone(&self.shared);
-        tokio::spawn(async move {
-            let gone = events.clone();
-            tokio::select! {
-                biased;
-                // A dropped stream drops the connection with it, which is how a server learns.
-                () = gone.closed() => {}
-                () = shared.exchange(&request, &events) => {}
-            }
+        let body = openai::request_body(&request, &self.config.model, &self.config.extra_body);
+        let rest = format!(
+            "X-Request-Id: {}-{}\r\nContent-Length: {}\r\n\r\n",
+            self.run_id,
+            ticket.id,
+            body.len()
+        );
+        self.reactor.send(Outgoing {
+            due: ticket.due,
+            bytes: [self.head.as_bytes(), rest.as_bytes(), &body].concat(),
+            events,
         });
         stream
     }
 }
 
-impl Shared {
-    async fn exchange(self: &Arc<Self>, request: &Request, events: &mpsc::UnboundedSender<Event>) {
-        let body = openai::request_body(request, &self.config.model, &self.config.extra_body);
-        let at = self.clock.now();
-        drop(events.send(Event {
-            at,
-            kind: EventKind::Sent,
-        }));
-        let mut answer = Answer::new(events);
-        let outcome = self.stream(body, &mut answer).await;
-        let at = answer.done_at.unwrap_or_else(|| self.clock.now());
-        let kind = match outcome {
-            Err(failure) => EventKind::Failed(failure),
-            Ok(()) => match answer.finish {
-                Some(reason) => EventKind::Finished {
-                    reason,
-                    usage: answer.usage,
-                },
-                None => EventKind::Failed(Failure::new(
-                    FailureCause::Truncated,
-                    "the stream ended without a finish reason",
-                )),
-            },
-        };
-        drop(events.send(Event { at, kind }));
+/// The head of a request, without its length and the empty line.
+fn head(config: &HttpConfig, method: &str, path: &str) -> Result<String, Failure> {
+    let base = &config.base;
+    let host = base.authority().map_or("", |authority| authority.as_str());
+    let root = base.path().trim_end_matches('/');
+    let version = env!("CARGO_PKG_VERSION");
+    let mut head = format!(
+        "{method} {root}{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: weighbridge/{version}\r\n\
+         Accept: text/event-stream, application/json\r\nContent-Type: application/json\r\n"
+    );
+    if let Some(key) = &config.api_key {
+        if key.chars().any(char::is_control) {
+            let message = "the API key holds a character no header may";
+            return Err(Failure::new(FailureCause::Connect, message));
+        }
+        head.push_str(&format!("Authorization: Bearer {key}\r\n"));
     }
-
-    async fn stream(
-        self: &Arc<Self>,
-        body: Vec<u8>,
-        answer: &mut Answer<'_>,
-    ) -> Result<(), Failure> {
-        let call = Call {
-            method: Method::POST,
-            path: "/chat/completions",
-            body: body.into(),
-        };
-        let (connection, response) = self.call(call).await?;
-        let status = response.status();
-        if status != StatusCode::OK {
-            let text = read_text(response.into_body(), 16 << 10).await;
-            let cause = FailureCause::HttpStatus(status.as_u16());
-            return Err(Failure::new(cause, format!("{status}: {text}")));
-        }
-        let kind = response.headers().get(CONTENT_TYPE).cloned();
-        if !kind
-            .as_ref()
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
-        {
-            let message = format!("expected content type `text/event-stream`, got {kind:?}");
-            return Err(Failure::new(FailureCause::BadStream, message));
-        }
-        let mut body = response.into_body();
-        let mut reader = SseReader::default();
-        while let Some(frame) = body.frame().await {
-            let at = self.clock.now();
-            let frame = match frame {
-                Ok(frame) => frame,
-                Err(error) => {
-                    return Err(Failure::new(FailureCause::Reset, describe_error(&error)));
-                }
-            };
-            let Ok(bytes) = frame.into_data() else {
-                continue;
-            };
-            answer.start_read(at);
-            let mut result = Ok(());
-            reader.read(&bytes, |data| {
-                if result.is_ok() {
-                    result = answer.event(data);
-                }
-            });
-            result?;
-            if answer.done_at.is_some() {
-                tokio::spawn(Arc::clone(self).keep_when_ended(connection, body));
-                return Ok(());
-            }
-        }
-        if reader.pending() > 0 && answer.finish.is_none() {
-            let message = "the stream ended within an event";
-            return Err(Failure::new(FailureCause::Truncated, message));
-        }
-        self.keep(connection);
-        Ok(())
-    }
-
-    /// The server's name for itself, and its models.
-    async fn list_models(&self) -> Result<(Option<String>, Vec<String>), Failure> {
-        let call = Call {
-            method: Method::GET,
-            path: "/models",
-            body: Bytes::new(),
-        };
-        let (_, response) = self.call(call).await?;
-        let server = response
-            .headers()
-            .get(SERVER)
-            .and_then(|value| value.to_str().ok());
-        let server = server.map(ToOwned::to_owned);
-        let status = response.status();
-        let text = read_text(response.into_body(), 4 << 20).await;
-        let refused = status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN;
-        let unnamed = self.config.model.is_empty();
-        if refused || (unnamed && status != StatusCode::OK) {
-            let cause = FailureCause::HttpStatus(status.as_u16());
-            let shown: String = text.chars().take(200).collect();
-            return Err(Failure::new(
-                cause,
-                format!("GET /models: {status}: {shown}"),
-            ));
-        }
-        let listed: Value = serde_json::from_str(&text).unwrap_or_default();
-        let ids: Vec<String> = listed["data"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|model| Some(model["id"].as_str()?.to_owned()))
-            .collect();
-        if unnamed && ids.is_empty() {
-            let message = "the server lists no models; name one (--model or --served-model)";
-            return Err(Failure::new(FailureCause::BadStream, message));
-        }
-        Ok((server, ids))
-    }
-
-    async fn call(
-        &self,
-        call: Call,
-    ) -> Result<(SendRequest<Full<Bytes>>, hyper::Response<Incoming>), Failure> {
-        let mut connection = self.connection().await?;
-        let base = &self.config.base;
-        let path = format!("{}{}", base.path().trim_end_matches('/'), call.path);
-        let mut request = hyper::Request::builder()
-            .method(call.method)
-            .uri(path)
-            .header(
-                HOST,
-                base.authority().map_or("", |authority| authority.as_str()),
-            )
-            .header(
-                USER_AGENT,
-                concat!("weighbridge/", env!("CARGO_PKG_VERSION")),
-            )
-            .header(ACCEPT, "text/event-stream, application/json")
-            .header(CONTENT_TYPE, "application/json");
-        if let Some(key) = &self.config.api_key {
-            let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| {
-                Failure::new(
-                    FailureCause::Connect,
-                    "the API key holds a character no header may",
-                )
-            })?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        let request = request.body(Full::new(call.body)).map_err(|error| {
-            Failure::new(
-                FailureCause::Connect,
-                format!("the request cannot be formed: {error}"),
-            )
-        })?;
-        let response = connection.send_request(request).await;
-        let response =
-            response.map_err(|error| Failure::new(FailureCause::Reset, describe_error(&error)))?;
-        Ok((connection, response))
-    }
-
-    /// An idle connection, or a new one.
-    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
-        while let Some(connection) = self.idle().pop() {
-            if connection.is_ready() {
-                return Ok(connection);
-            }
-        }
-        let base = &self.config.base;
-        let (host, port) = (
-            base.host().unwrap_or_default(),
-            base.port_u16().unwrap_or(80),
-        );
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let connect = |error: &dyn std::fmt::Display| {
-            Failure::new(FailureCause::Connect, format!("{host}:{port}: {error}"))
-        };
-        let stream = TcpStream::connect((host, port))
-            .await
-            .map_err(|error| connect(&error))?;
-        stream.set_nodelay(true).map_err(|error| connect(&error))?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, driver) = handshake.map_err(|error| connect(&error))?;
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
-        Ok(sender)
-    }
-
-    /// Keeps a connection once the rest of its answer is read; the mark of the end has come, so it
-    /// is a matter of moments, and a server that leaves the body open is not waited for.
-    async fn keep_when_ended(
-        self: Arc<Self>,
-        connection: SendRequest<Full<Bytes>>,
-        mut body: Incoming,
-    ) {
-        const PATIENCE: Nanos = Nanos(1_000_000_000);
-        let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-        let deadline = self.clock.now().plus(PATIENCE);
-        if self.clock.timeout(deadline, rest).await.is_ok() {
-            self.keep(connection);
-        }
-    }
-
-    fn keep(&self, connection: SendRequest<Full<Bytes>>) {
-        if !connection.is_closed() {
-            self.idle().push(connection);
-        }
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SendRequest<Full<Bytes>>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    Ok(head)
 }
 
-struct Call {
-    method: Method,
-    path: &'static str,
-    body: Bytes,
+/// What a server says of itself.
+struct Listed {
+    address: SocketAddr,
+    server: Option<String>,
+    models: Vec<String>,
 }
 
-/// What has come of an answer so far.
-struct Answer<'a> {
-    events: &'a mpsc::UnboundedSender<Event>,
-    read_at: Nanos,
-    /// Content has come with the present read already.
-    content_in_read: bool,
-    finish: Option<FinishReason>,
-    usage: Option<Usage>,
-    /// When the mark of the end came.
-    done_at: Option<Nanos>,
+fn connect_failure(base: &Uri, error: &dyn std::fmt::Display) -> Failure {
+    let authority = base.authority().map_or("", |authority| authority.as_str());
+    Failure::new(FailureCause::Connect, format!("{authority}: {error}"))
 }
 
-impl<'a> Answer<'a> {
-    fn new(events: &'a mpsc::UnboundedSender<Event>) -> Self {
-        Self {
-            events,
-            read_at: Nanos::ZERO,
-            content_in_read: false,
-            finish: None,
-            usage: None,
-            done_at: None,
+/// Asks each address of the server in turn until one answers.
+async fn list_models(config: &HttpConfig) -> Result<Listed, Failure> {
+    let base = &config.base;
+    let host = base.host().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = base.port_u16().unwrap_or(80);
+    let found = lookup_host((host, port)).await;
+    let mut failure = connect_failure(base, &"the name has no address");
+    for address in found.map_err(|error| connect_failure(base, &error))? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return ask_for_models(config, stream, address).await,
+            Err(error) => failure = connect_failure(base, &error),
         }
     }
-
-    fn start_read(&mut self, at: Nanos) {
-        self.read_at = at;
-        self.content_in_read = false;
-    }
-
-    fn event(&mut self, data: &[u8]) -> Result<(), Failure> {
-        if data == b"[DONE]" {
-            self.done_at = Some(self.read_at);
-            return Ok(());
-        }
-        let chunk = openai::parse_chunk(data).map_err(|error| {
-            let shown = String::from_utf8_lossy(&data[..data.len().min(120)]).into_owned();
-            Failure::new(FailureCause::BadStream, format!("{error} in `{shown}`"))
-        })?;
-        if let Some(message) = chunk.error {
-            return Err(Failure::new(FailureCause::Engine, message));
-        }
-        self.finish = self.finish.or(chunk.finish);
-        // Some servers count along in every chunk; the last count is the whole.
-        self.usage = chunk.usage.or(self.usage);
-        if !chunk.text.is_empty() {
-            let coalesced = std::mem::replace(&mut self.content_in_read, true);
-            let kind = EventKind::Text {
-                text: chunk.text,
-                coalesced,
-            };
-            drop(self.events.send(Event {
-                at: self.read_at,
-                kind,
-            }));
-        }
-        Ok(())
-    }
+    Err(failure)
 }
 
-/// The beginning of a body, up to `limit` bytes.
-async fn read_text(mut body: Incoming, limit: usize) -> String {
-    let mut bytes = Vec::new();
-    while let Some(Ok(frame)) = body.frame().await {
-        bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-        if bytes.len() > limit {
+async fn ask_for_models(
+    config: &HttpConfig,
+    mut stream: TcpStream,
+    address: SocketAddr,
+) -> Result<Listed, Failure> {
+    const BODY_LIMIT: usize = 1 << 20;
+    let head = head(config, "GET", "/models")?;
+    let request = format!("{head}Connection: close\r\n\r\n");
+    let (mut wire, mut answered, mut body) = (WireReader::default(), None, Vec::new());
+    let mut whole = false;
+    let reset = |error: std::io::Error| Failure::new(FailureCause::Reset, error.to_string());
+    stream.write_all(request.as_bytes()).await.map_err(reset)?;
+    let mut buffer = vec![0; 16 << 10];
+    while !whole && body.len() < BODY_LIMIT {
+        let count = stream.read(&mut buffer).await.map_err(reset)?;
+        if count == 0 {
+            whole = wire.close();
             break;
         }
+        let read = wire.read(&buffer[..count], |part| match part {
+            Part::Head(head) => answered = Some(head),
+            Part::Body(bytes) => body.extend_from_slice(bytes),
+            Part::End => whole = true,
+        });
+        read.map_err(|error| Failure::new(FailureCause::BadStream, error.to_string()))?;
     }
-    String::from_utf8_lossy(&bytes[..bytes.len().min(limit)])
-        .trim()
-        .to_owned()
-}
-
-fn describe_error(error: &hyper::Error) -> String {
-    use std::error::Error as _;
-    error
-        .source()
-        .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+    let Some(head) = answered.filter(|_| whole) else {
+        let message = "GET /models: the server closed the connection in mid-answer";
+        return Err(Failure::new(FailureCause::Reset, message));
+    };
+    let text = String::from_utf8_lossy(&body);
+    let unnamed = config.model.is_empty();
+    // A server need not list its models if the user names one; but a key it refuses is refused.
+    let refused = matches!(head.status, 401 | 403);
+    if refused || (unnamed && head.status != 200) {
+        let cause = FailureCause::HttpStatus(head.status);
+        let shown: String = text.trim().chars().take(200).collect();
+        let message = format!("GET /models: {} {}: {shown}", head.status, head.reason);
+        return Err(Failure::new(cause, message));
+    }
+    let listed: Value = serde_json::from_str(&text).unwrap_or_default();
+    let models: Vec<String> = listed["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|model| Some(model["id"].as_str()?.to_owned()))
+        .collect();
+    if unnamed && models.is_empty() {
+        let message = "the server lists no models; name one (--model or --served-model)";
+        return Err(Failure::new(FailureCause::BadStream, message));
+    }
+    Ok(Listed {
+        address,
+        server: head.server,
+        models,
+    })
 }
 
 #[cfg(test)]

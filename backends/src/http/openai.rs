@@ -70,9 +70,21 @@ pub(super) struct Chunk {
     pub(super) error: Option<String>,
 }
 
+/// An event that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChunkError {
+    /// Not UTF-8.
+    #[error("{0}")]
+    Utf8(#[from] std::str::Utf8Error),
+    /// Not JSON, or not of the right form.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+}
+
 /// Reads one event.
-pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, serde_json::Error> {
-    let raw: RawChunk = serde_json::from_slice(data)?;
+pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, ChunkError> {
+    // All of it, not only the strings that are looked at.
+    let raw: RawChunk = serde_json::from_str(std::str::from_utf8(data)?)?;
     let mut chunk = Chunk {
         usage: raw.usage.map(Usage::from),
         ..Chunk::default()
@@ -233,6 +245,17 @@ mod tests {
                 "{json}"
             );
         }
-        assert!(parse_chunk(b"{\"choices\":").is_err());
+        for wrong in [
+            &b"{\"choices\":"[..],
+            b"[]x",
+            b"{\"choices\":[{\"delta\":{\"content\":\"\xE4\xBD\"}}]}",
+            b"{\"unknown\":\"\xFF\"}",
+        ] {
+            assert!(
+                parse_chunk(wrong).is_err(),
+                "{}",
+                String::from_utf8_lossy(wrong)
+            );
+        }
     }
 }

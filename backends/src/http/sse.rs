@@ -6,6 +6,8 @@
 //! that is not closed by a blank line is not an event, as the specification (WHATWG HTML §9.2.6)
 //! says. It does not look into the data.
 
+use memchr::memchr2;
+
 /// The reader's state between reads.
 #[derive(Debug, Default)]
 pub(super) struct SseReader {
@@ -22,15 +24,31 @@ const BYTE_ORDER_MARK: &[u8] = &[0xEF, 0xBB, 0xBF];
 
 impl SseReader {
     /// Takes the bytes of one read and calls `event` with the data of each event completed by them.
-    pub(super) fn read(&mut self, bytes: &[u8], mut event: impl FnMut(&[u8])) {
-        for &byte in bytes {
-            let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');
-            match byte {
-                b'\n' if after_cr => {}
-                b'\n' | b'\r' => self.end_line(&mut event),
-                _ => self.line.push(byte),
+    pub(super) fn read(&mut self, mut bytes: &[u8], mut event: impl FnMut(&[u8])) {
+        if let [first, rest @ ..] = bytes {
+            if std::mem::take(&mut self.after_cr) && *first == b'\n' {
+                bytes = rest;
             }
         }
+        while let Some(end) = memchr2(b'\n', b'\r', bytes) {
+            let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
+            if self.line.is_empty() {
+                self.end_line(line, &mut event);
+            } else {
+                let mut whole = std::mem::take(&mut self.line);
+                whole.extend_from_slice(line);
+                self.end_line(&whole, &mut event);
+                whole.clear();
+                self.line = whole;
+            }
+            let is_cr = bytes[end] == b'\r';
+            bytes = match rest {
+                [b'\n', rest @ ..] if is_cr => rest,
+                rest => rest,
+            };
+            self.after_cr = is_cr && rest.is_empty();
+        }
+        self.line.extend_from_slice(bytes);
     }
 
     /// Bytes of an event that was begun and not closed.
@@ -38,24 +56,23 @@ impl SseReader {
         self.line.len() + self.data.len()
     }
 
-    fn end_line(&mut self, event: &mut impl FnMut(&[u8])) {
-        if !std::mem::replace(&mut self.started, true) && self.line.starts_with(BYTE_ORDER_MARK) {
-            self.line.drain(..BYTE_ORDER_MARK.len());
+    fn end_line(&mut self, mut line: &[u8], event: &mut impl FnMut(&[u8])) {
+        if !std::mem::replace(&mut self.started, true) {
+            line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
         }
-        if self.line.is_empty() {
+        if line.is_empty() {
             if std::mem::take(&mut self.has_data) {
                 event(&self.data);
             }
             self.data.clear();
             return;
         }
-        if let Some(value) = data_value(&self.line) {
+        if let Some(value) = data_value(line) {
             if std::mem::replace(&mut self.has_data, true) {
                 self.data.push(b'\n');
             }
             self.data.extend_from_slice(value);
         }
-        self.line.clear();
     }
 }
 

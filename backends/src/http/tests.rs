@@ -2,11 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use models::{Message, Role, SamplingParams};
 
 use super::*;
-use crate::contract::Prompt;
+use crate::contract::{EventKind, FinishReason, Prompt, Usage};
 
 /// Serves each connection one scripted answer: writes the parts with a short pause between them,
 /// then closes.
@@ -60,17 +61,21 @@ fn ask(base: &str) -> Vec<EventKind> {
         api_key: None,
         extra_body: Map::new(),
     };
-    let shared = Arc::new(Shared {
-        config,
+    let server = config.base.authority().expect("it has one").as_str();
+    let server = server.parse().expect("an address in numbers");
+    let backend = HttpBackend {
+        head: head(&config, "POST", "/chat/completions").expect("no key"),
+        run_id: "test".into(),
+        reactor: Reactor::start(clock.clone(), server).expect("a thread"),
         clock: clock.clone(),
-        idle: Mutex::new(Vec::new()),
-    });
-    let info = SystemInfo {
-        kind: "http".into(),
-        device: base.into(),
-        details: BTreeMap::new(),
+        config,
+        warmed: 0,
+        info: SystemInfo {
+            kind: "http".into(),
+            device: base.into(),
+            details: BTreeMap::new(),
+        },
     };
-    let backend = HttpBackend { shared, info };
     let messages = [Message {
         role: Role::User,
         content: "你好".into(),

@@ -4,6 +4,7 @@
 //! of the contract (0 done and VALID, 1 INVALID, 2 a mistake or an I/O error, 130 interrupted).
 
 mod generate;
+mod mock;
 mod models;
 mod report;
 mod run;
@@ -33,6 +34,8 @@ enum Command {
     Models(models::ModelsArgs),
     /// List and describe workloads
     Workloads(workloads::WorkloadsArgs),
+    /// A ground-truth server whose every token time is known, for checking a client
+    Mock(Box<mock::MockArgs>),
     /// Render a result folder again from its report.json
     Report(report::ReportArgs),
     /// Print shell completions
@@ -67,6 +70,7 @@ impl Cli {
             Command::Generate(args) => generate::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Workloads(args) => workloads::run(&args),
+            Command::Mock(args) => mock::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Completions { shell } => completions(shell),
         };
@@ -112,6 +116,23 @@ fn print(text: &str) -> io::Result<()> {
 )]
 pub(crate) fn note(text: &str) {
     eprintln!("{text}");
+}
+
+/// Completes at Ctrl-C or SIGTERM.
+#[cfg(unix)]
+async fn interrupt() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
+    tokio::select! {
+        biased;
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+#[cfg(not(unix))]
+async fn interrupt() {
+    drop(tokio::signal::ctrl_c().await);
 }
 
 /// May standard output have colour?

@@ -39,7 +39,7 @@ struct Exchange {
 /// An answer, as a backend gave it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply {
-    /// Token ids, from an engine in this process.
+    /// Token ids, from an engine in this process; of a server's text they are found when needed.
     pub ids: Vec<u32>,
     /// Text, from a server.
     pub text: String,
@@ -77,7 +77,13 @@ impl Conversation {
         injected: &str,
         user: &str,
     ) -> Result<Prompt, TemplateError> {
-        let history = self.exchanges.get(first..).unwrap_or_default();
+        let history = self.exchanges.get_mut(first..).unwrap_or_default();
+        for reply in history.iter_mut().map(|exchange| &mut exchange.reply) {
+            if reply.ids.is_empty() {
+                reply.ids = self.tokenizer.encode(&reply.text, Special::Plain);
+            }
+        }
+        let history = &*history;
         let last = format!("{injected}{user}");
         let messages = messages(self.system.as_deref(), history, &last, |reply| &reply.text);
         let marked = self::messages(self.system.as_deref(), history, &last, |_| ANSWER);

@@ -13,7 +13,7 @@ use reports::schema::RealisedWorkload;
 use reports::{Accumulator, Window};
 use tokio::sync::watch;
 
-use crate::cmd::note;
+use crate::cmd::{interrupt, note};
 use crate::driver::{self, Ended, Load, LoadPlan};
 use crate::plan::{LoadKind, Plan};
 use crate::progress;
@@ -259,22 +259,6 @@ fn listen_for_signals(
         #[expect(clippy::exit, reason = "the user asked twice")]
         std::process::exit(130);
     }))
-}
-
-#[cfg(unix)]
-async fn interrupt() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
-    tokio::select! {
-        biased;
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn interrupt() {
-    drop(tokio::signal::ctrl_c().await);
 }
 
 /// How late the clock's own timers are on this machine, idle: p50 and p99 in seconds.

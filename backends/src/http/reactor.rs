@@ -1,0 +1,625 @@
+//! One thread that owns the sockets: it sends each request at its instant and stamps what comes.
+//!
+//! Reading comes first. A read is stamped and put aside; parsing is done in small slices while no
+//! socket is ready, so a burst of answers is not stamped late because one of them is being parsed.
+//! Events are handed over when an answer ends, and now and then before, since waking the readers
+//! for every token would take the processor from the sockets; instants are in the events.
+//!
+//! Invariants: instants are taken right after the read, or right before the first write; reads of
+//! one connection are parsed in their order; every request ends in exactly one last event, or its
+//! stream was dropped. Connections are kept and reused, never shared by two requests at a time;
+//! nothing is sent twice.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+
+use mio::event::Event as Readiness;
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::alarm::Alarm;
+use crate::clock::{Clock, Nanos};
+use crate::contract::{Event, EventKind, Failure, FailureCause};
+
+use super::answer::{AnswerReader, Connection as Then};
+
+const WAKE: Token = Token(0);
+const ALARM: Token = Token(1);
+const FIRST_CONNECTION: usize = 2;
+/// Reads that are parsed before the sockets are looked at again.
+const PARSE_SLICE: usize = 8;
+/// Connections that are looked after in one go.
+const TEND_SLICE: usize = 32;
+/// Events wait so long at most to be handed over, while their stream goes on.
+const HOLD: Nanos = Nanos(50_000_000);
+/// All connections are looked after once in this time: streams that were dropped, events that
+/// still wait, answers whose end has come but not that of their body.
+const TEND_EVERY: Nanos = Nanos(100_000_000);
+/// So long an event waits in the worst case, with some room for a busy machine.
+pub(super) const LONGEST_HOLD: Nanos = Nanos(400_000_000);
+/// How long the end of a body may take after the mark of the end.
+const PATIENCE: Nanos = Nanos(1_000_000_000);
+
+/// A request ready to be written.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    /// Not before this instant.
+    pub(super) due: Nanos,
+    /// Head and body.
+    pub(super) bytes: Vec<u8>,
+    /// Where its events go.
+    pub(super) events: mpsc::UnboundedSender<Event>,
+}
+
+enum Command {
+    Send(Outgoing),
+    Warm(usize, oneshot::Sender<usize>),
+}
+
+/// Counts of connections.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Made so far.
+    pub(super) made: AtomicU64,
+    /// Open at the same time, at most.
+    pub(super) peak: AtomicU64,
+}
+
+/// The way to the thread; it ends when this is dropped.
+#[derive(Debug)]
+pub(super) struct Reactor {
+    commands: Option<Sender<Command>>,
+    waker: Arc<Waker>,
+    pub(super) counts: Arc<Counts>,
+}
+
+impl Reactor {
+    /// Starts the thread for one server.
+    pub(super) fn start(clock: Clock, server: SocketAddr) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let alarm = Alarm::new(poll.registry(), ALARM, clock.clone())?;
+        let (commands, inbox) = channel();
+        let counts = Arc::new(Counts::default());
+        let sockets = Sockets {
+            poll,
+            clock,
+            server,
+            counts: Arc::clone(&counts),
+            connections: Slab::new(),
+            idle: Vec::new(),
+            due: BinaryHeap::new(),
+            next_serial: 0,
+            unparsed: VecDeque::new(),
+            arena: Vec::new(),
+            scratch: vec![0; 64 << 10],
+            warming: None,
+            tend_next: 0,
+            tend_at: Nanos::ZERO,
+        };
+        std::thread::Builder::new()
+            .name("sockets".into())
+            .spawn(move || sockets.run(alarm, &inbox))?;
+        Ok(Self {
+            commands: Some(commands),
+            waker,
+            counts,
+        })
+    }
+
+    /// Hands a request over. A thread that has died drops it, and with it its stream.
+    pub(super) fn send(&self, outgoing: Outgoing) {
+        self.command(Command::Send(outgoing));
+    }
+
+    /// Makes connections ahead of their use; how many could be made.
+    pub(super) async fn warm(&self, connections: usize) -> usize {
+        let (made, answer) = oneshot::channel();
+        self.command(Command::Warm(connections, made));
+        answer.await.unwrap_or(0)
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            drop(commands.send(command));
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "the thread of the sockets cannot be woken");
+        }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.wake();
+    }
+}
+
+struct Sockets {
+    poll: Poll,
+    clock: Clock,
+    server: SocketAddr,
+    counts: Arc<Counts>,
+    connections: Slab<Connection>,
+    /// Keys of connections without a request; the last one used is used first.
+    idle: Vec<usize>,
+    due: BinaryHeap<Reverse<Due>>,
+    next_serial: u64,
+    unparsed: VecDeque<Unparsed>,
+    /// Bytes of what is not parsed yet.
+    arena: Vec<u8>,
+    scratch: Vec<u8>,
+    warming: Option<Warming>,
+    tend_next: usize,
+    tend_at: Nanos,
+}
+
+/// By instant, then by the order in which they came.
+struct Due(Nanos, u64, Outgoing);
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    /// Tells it from others that had its key before.
+    serial: u64,
+    connected: bool,
+    out: Vec<u8>,
+    written: usize,
+    request: Option<InFlight>,
+}
+
+/// A request and what has come of it.
+struct InFlight {
+    answer: AnswerReader,
+    events: mpsc::UnboundedSender<Event>,
+    held: Vec<Event>,
+    /// When the oldest event in `held` came, or the last one of all.
+    since: Nanos,
+}
+
+/// One read, or the end of a connection.
+struct Unparsed {
+    key: usize,
+    serial: u64,
+    at: Nanos,
+    what: ReadResult,
+}
+
+enum ReadResult {
+    /// Bytes of the arena.
+    Bytes(std::ops::Range<usize>),
+    End(Option<io::Error>),
+}
+
+struct Warming {
+    left: usize,
+    made: usize,
+    answer: oneshot::Sender<usize>,
+}
+
+impl Sockets {
+    fn run(mut self, mut alarm: Alarm, inbox: &Receiver<Command>) {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            if !self.take_commands(inbox) {
+                return;
+            }
+            let now = self.clock.now();
+            self.send_due(now);
+            let until = if self.unparsed.is_empty() {
+                self.tend(now);
+                self.next_instant()
+            } else {
+                Some(now)
+            };
+            if let Err(error) = alarm.wait(&mut self.poll, &mut events, until) {
+                tracing::error!(%error, "the sockets cannot be polled; the client stops");
+                return;
+            }
+            for ready in &events {
+                if let Some(key) = ready.token().0.checked_sub(FIRST_CONNECTION) {
+                    self.ready(key, ready);
+                }
+            }
+            // Never fewer than came in just now would need in the long run.
+            for _ in 0..PARSE_SLICE.max(self.unparsed.len() / 4) {
+                self.parse_one();
+            }
+        }
+    }
+
+    /// False when nobody is left who could ask for anything.
+    fn take_commands(&mut self, inbox: &Receiver<Command>) -> bool {
+        loop {
+            match inbox.try_recv() {
+                Ok(Command::Send(outgoing)) => {
+                    let serial = self.serial();
+                    self.due.push(Reverse(Due(outgoing.due, serial, outgoing)));
+                }
+                Ok(Command::Warm(count, answer)) => self.warm(count, answer),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn serial(&mut self) -> u64 {
+        self.next_serial += 1;
+        self.next_serial
+    }
+
+    fn next_instant(&self) -> Option<Nanos> {
+        let due = self.due.peek().map(|Reverse(due)| due.0);
+        let busy = self.connections.len() > self.idle.len();
+        let tend = busy.then_some(self.tend_at);
+        due.into_iter().chain(tend).min()
+    }
+
+    fn send_due(&mut self, now: Nanos) {
+        while self.due.peek().is_some_and(|Reverse(due)| due.0 <= now) {
+            let Some(Reverse(Due(_, _, outgoing))) = self.due.pop() else {
+                return;
+            };
+            if !outgoing.events.is_closed() {
+                self.start(outgoing);
+            }
+        }
+    }
+
+    /// Writes a request, on a kept connection or a new one.
+    fn start(&mut self, outgoing: Outgoing) {
+        let Outgoing { bytes, events, .. } = outgoing;
+        let at = self.clock.now();
+        let sent = Event {
+            at,
+            kind: EventKind::Sent,
+        };
+        let key = match self.idle.pop() {
+            Some(key) => key,
+            None => match self.connect() {
+                Ok(key) => key,
+                Err(error) => {
+                    drop(events.send(sent));
+                    let at = self.clock.now();
+                    let kind = EventKind::Failed(self.connect_failure(&error));
+                    drop(events.send(Event { at, kind }));
+                    return;
+                }
+            },
+        };
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.request = Some(InFlight {
+            answer: AnswerReader::default(),
+            events,
+            held: vec![sent],
+            since: at,
+        });
+        connection.out = bytes;
+        connection.written = 0;
+        if connection.connected {
+            connection.write();
+        }
+    }
+
+    fn connect(&mut self) -> io::Result<usize> {
+        let mut stream = TcpStream::connect(self.server)?;
+        stream.set_nodelay(true)?;
+        let serial = self.serial();
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        let token = Token(key + FIRST_CONNECTION);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut stream, token, both)?;
+        entry.insert(Connection {
+            stream,
+            serial,
+            connected: false,
+            out: Vec::new(),
+            written: 0,
+            request: None,
+        });
+        Ok(key)
+    }
+
+    fn connect_failure(&self, error: &io::Error) -> Failure {
+        let message = format!("{}: {error}", self.server);
+        Failure::new(FailureCause::Connect, message)
+    }
+
+    fn ready(&mut self, key: usize, ready: &Readiness) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if !connection.connected {
+            match connection.is_connected() {
+                Ok(false) => return,
+                Ok(true) => self.connected(key),
+                Err(error) => {
+                    self.refused(key, &error);
+                    return;
+                }
+            }
+        } else if ready.is_writable() {
+            connection.write();
+        }
+        if ready.is_readable() || ready.is_read_closed() || ready.is_error() {
+            self.read(key, ready.is_read_closed() || ready.is_error());
+        }
+    }
+
+    fn connected(&mut self, key: usize) {
+        let open = self.connections.len() as u64;
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.connected = true;
+        self.counts.made.fetch_add(1, Ordering::Relaxed);
+        self.counts.peak.fetch_max(open, Ordering::Relaxed);
+        if connection.request.is_some() {
+            connection.write();
+        } else {
+            self.idle.push(key);
+            self.warmed(true);
+        }
+    }
+
+    fn refused(&mut self, key: usize, error: &io::Error) {
+        let at = self.clock.now();
+        let failure = self.connect_failure(error);
+        match self.remove(key).and_then(|connection| connection.request) {
+            Some(mut request) => {
+                let kind = EventKind::Failed(failure);
+                request.held.push(Event { at, kind });
+                request.hand_over();
+            }
+            None => self.warmed(false),
+        }
+    }
+
+    /// Reads until the socket is empty, and stamps each read.
+    fn read(&mut self, key: usize, to_the_end: bool) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.request.is_none() {
+            // Nothing was asked on it, so this is its end.
+            drop(self.remove(key));
+            return;
+        }
+        loop {
+            let read = connection.stream.read(&mut self.scratch);
+            let at = self.clock.now();
+            let what = match read {
+                Ok(0) => ReadResult::End(None),
+                Ok(count) => {
+                    let from = self.arena.len();
+                    self.arena.extend_from_slice(&self.scratch[..count]);
+                    ReadResult::Bytes(from..from + count)
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => ReadResult::End(Some(error)),
+            };
+            // A short read leaves nothing behind, unless the end is waiting there.
+            let more = match &what {
+                ReadResult::Bytes(bytes) => to_the_end || bytes.len() == self.scratch.len(),
+                ReadResult::End(_) => false,
+            };
+            self.unparsed.push_back(Unparsed {
+                key,
+                serial: connection.serial,
+                at,
+                what,
+            });
+            if !more {
+                return;
+            }
+        }
+    }
+
+    fn parse_one(&mut self) {
+        let Some(next) = self.unparsed.pop_front() else {
+            return;
+        };
+        let Unparsed {
+            key,
+            serial,
+            at,
+            what,
+        } = next;
+        let connection = self.connections.get_mut(key);
+        if let Some(connection) = connection.filter(|connection| connection.serial == serial) {
+            let then = match what {
+                ReadResult::Bytes(bytes) => connection.take(at, &self.arena[bytes]),
+                ReadResult::End(error) => connection.end(at, error.as_ref()),
+            };
+            match then {
+                Then::Read => {}
+                // What has come since can only be its end.
+                Then::Keep if !self.unparsed.iter().any(|next| next.key == key) => {
+                    self.idle.push(key);
+                }
+                Then::Keep | Then::Close => drop(self.remove(key)),
+            }
+        }
+        if self.unparsed.is_empty() {
+            self.arena.clear();
+        }
+    }
+
+    fn remove(&mut self, key: usize) -> Option<Connection> {
+        let mut connection = self.connections.try_remove(key)?;
+        if connection.request.is_none() {
+            self.idle.retain(|&idle| idle != key);
+        }
+        drop(self.poll.registry().deregister(&mut connection.stream));
+        Some(connection)
+    }
+
+    /// Looks after some of the connections.
+    fn tend(&mut self, now: Nanos) {
+        if now < self.tend_at {
+            return;
+        }
+        let slots = self.connections.capacity().max(1);
+        for _ in 0..TEND_SLICE.min(slots) {
+            self.tend_next = (self.tend_next + 1) % slots;
+            let connection = self.connections.get_mut(self.tend_next);
+            let request = connection.and_then(|connection| connection.request.as_mut());
+            if request.is_some_and(|request| request.is_over(now)) {
+                drop(self.remove(self.tend_next));
+            }
+        }
+        let rounds = slots.div_ceil(TEND_SLICE) as u64;
+        self.tend_at = now.plus(Nanos(TEND_EVERY.0 / rounds));
+    }
+
+    fn warm(&mut self, count: usize, answer: oneshot::Sender<usize>) {
+        self.warming = Some(Warming {
+            left: count + 1,
+            made: 0,
+            answer,
+        });
+        for _ in 0..count {
+            if self.connect().is_err() {
+                self.warmed(false);
+            }
+        }
+        // The one too many, so that none is a number as well.
+        self.warmed(false);
+    }
+
+    fn warmed(&mut self, made: bool) {
+        if let Some(warming) = &mut self.warming {
+            warming.left -= 1;
+            warming.made += usize::from(made);
+        }
+        if let Some(warming) = self.warming.take_if(|warming| warming.left == 0) {
+            // Whoever asked may have gone.
+            let _ = warming.answer.send(warming.made);
+        }
+    }
+}
+
+impl Connection {
+    fn is_connected(&self) -> io::Result<bool> {
+        if let Some(error) = self.stream.take_error()? {
+            return Err(error);
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes what it can. An error shows in the next read, after what the server had said.
+    fn write(&mut self) {
+        while self.written < self.out.len() {
+            match self.stream.write(&self.out[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => break,
+            }
+        }
+        self.out = Vec::new();
+        self.written = 0;
+    }
+
+    /// Takes a read.
+    fn take(&mut self, at: Nanos, bytes: &[u8]) -> Then {
+        let Some(request) = &mut self.request else {
+            // Nothing was asked.
+            return Then::Close;
+        };
+        if request.held.is_empty() {
+            request.since = at;
+        }
+        let then = request.answer.read(at, bytes, &mut request.held);
+        let wanted = match then {
+            Then::Read if !request.answer.has_ended() => {
+                at.since(request.since) < HOLD || request.hand_over()
+            }
+            Then::Read | Then::Keep | Then::Close => request.hand_over(),
+        };
+        if !wanted {
+            return Then::Close;
+        }
+        if then == Then::Keep {
+            self.request = None;
+            // A server that answers before it has read all cannot be asked again.
+            if self.written < self.out.len() {
+                return Then::Close;
+            }
+        }
+        then
+    }
+
+    fn end(&mut self, at: Nanos, error: Option<&io::Error>) -> Then {
+        if let Some(request) = &mut self.request {
+            request.answer.close(at, error, &mut request.held);
+            request.hand_over();
+        }
+        Then::Close
+    }
+}
+
+impl InFlight {
+    /// Hands the events over; false when nobody wants them any more, though the answer goes on.
+    fn hand_over(&mut self) -> bool {
+        for event in self.held.drain(..) {
+            if self.events.send(event).is_err() {
+                return self.answer.has_ended();
+            }
+        }
+        true
+    }
+
+    /// Dropped by its reader, or without an end of its body for too long.
+    fn is_over(&mut self, now: Nanos) -> bool {
+        if self.answer.has_ended() {
+            return now.since(self.since) > PATIENCE;
+        }
+        if self.events.is_closed() {
+            return true;
+        }
+        if now.since(self.since) >= HOLD && !self.held.is_empty() {
+            self.hand_over();
+        }
+        false
+    }
+}

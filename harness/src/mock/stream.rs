@@ -1,0 +1,197 @@
+//! The bytes of the mock server's answers.
+//!
+//! Invariant: each event is one chunk of the HTTP body, and its stamp is written last, into a place
+//! of fixed width, right before the write. It does no input or output.
+
+use std::io::Write as _;
+use std::ops::Range;
+
+use super::MockConfig;
+
+/// What tokens say, one character each.
+const CHARACTERS: [&str; 8] = ["今", "天", "的", "云", "很", "好", "看", "。"];
+/// Digits of the largest stamp.
+const STAMP_WIDTH: usize = 20;
+
+/// The end of a body in chunked coding.
+pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Head of a stream.
+pub(super) const STREAM_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\nServer: weighbridge-mock\r\n\
+Content-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n\
+Transfer-Encoding: chunked\r\n\r\n";
+
+/// Writes the events of one answer.
+#[derive(Debug)]
+pub(super) struct EventWriter<'a> {
+    pub(super) config: &'a MockConfig,
+    /// Number of the request.
+    pub(super) request: u64,
+}
+
+/// A chunk of content.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Content {
+    /// The first token in it.
+    pub(super) first_token: u64,
+    /// Tokens in it.
+    pub(super) tokens: u32,
+    /// When it was to be sent.
+    pub(super) planned_ns: u64,
+}
+
+/// Prompt and output tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counts {
+    pub(super) prompt: u64,
+    pub(super) output: u64,
+}
+
+impl EventWriter<'_> {
+    /// The chunk that says who speaks.
+    pub(super) fn role(&self, out: &mut Vec<u8>) {
+        self.choice(out, r#"{"role":"assistant","content":""}"#, "null", "");
+    }
+
+    /// A chunk of tokens; where in `out` its stamp belongs.
+    pub(super) fn content(&self, out: &mut Vec<u8>, content: Content) -> Range<usize> {
+        let text = text(content.first_token, content.tokens);
+        let delta = format!(r#"{{"content":"{text}"}}"#);
+        let truth = format!(
+            r#","mock":{{"token":{},"planned_ns":{},"sent_ns":{:STAMP_WIDTH$}}}"#,
+            content.first_token, content.planned_ns, ""
+        );
+        self.choice(out, &delta, "null", &truth);
+        // After the stamp come `}}`, the ends of lines, and the end of the HTTP chunk.
+        let line_end = self.line_end().len();
+        let end = out.len() - 2 - 2 * line_end - 2;
+        end - STAMP_WIDTH..end
+    }
+
+    /// What comes after the last token.
+    pub(super) fn finish(&self, out: &mut Vec<u8>, usage: Option<Counts>, done: bool) {
+        self.choice(out, "{}", r#""length""#, "");
+        if let Some(counts) = usage {
+            let usage = usage_object(counts);
+            self.event(out, &format!(r#"{}"choices":[],{usage}}}"#, self.common()));
+        }
+        if done {
+            self.event(out, "[DONE]");
+        }
+        out.extend_from_slice(LAST_CHUNK);
+    }
+
+    /// The beginning of each object.
+    fn common(&self) -> String {
+        format!(
+            r#"{{"id":"mock-{}","object":"chat.completion.chunk","created":0,"model":"mock","#,
+            self.request
+        )
+    }
+
+    fn choice(&self, out: &mut Vec<u8>, delta: &str, finish: &str, more: &str) {
+        let common = self.common();
+        let data = format!(
+            r#"{common}"choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]{more}}}"#
+        );
+        self.event(out, &data);
+    }
+
+    /// One event as one chunk of the body.
+    fn event(&self, out: &mut Vec<u8>, data: &str) {
+        let line_end = self.line_end();
+        let length = "data: ".len() + data.len() + 2 * line_end.len();
+        let wrote = write!(out, "{length:x}\r\ndata: {data}{line_end}{line_end}\r\n");
+        wrote.expect("memory can be written to");
+    }
+
+    fn line_end(&self) -> &'static str {
+        if self.config.crlf { "\r\n" } else { "\n" }
+    }
+}
+
+/// Puts a stamp in its place.
+pub(super) fn stamp(out: &mut [u8], place: Range<usize>, sent_ns: u64) {
+    let mut left = &mut out[place];
+    write!(left, "{sent_ns:STAMP_WIDTH$}").expect("the place is as wide as any stamp");
+}
+
+/// A whole answer that is no stream.
+pub(super) fn whole(request: u64, tokens: u32, counts: Counts) -> Vec<u8> {
+    let text = text(0, tokens);
+    let usage = usage_object(counts);
+    let body = format!(
+        r#"{{"id":"mock-{request}","object":"chat.completion","created":0,"model":"mock","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}"}},"finish_reason":"length"}}],{usage}}}"#
+    );
+    answer("200 OK", "application/json", body.as_bytes())
+}
+
+/// An answer of known length.
+pub(super) fn answer(status: &str, kind: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let mut out = format!(
+        "HTTP/1.1 {status}\r\nServer: weighbridge-mock\r\nContent-Type: {kind}\r\n\
+         Content-Length: {length}\r\n\r\n"
+    )
+    .into_bytes();
+    out.extend_from_slice(body);
+    out
+}
+
+/// An error in the form of the OpenAI API.
+pub(super) fn refusal(status: &str, message: &str) -> Vec<u8> {
+    let body = serde_json::json!({ "error": { "message": message, "type": "mock" } });
+    answer(status, "application/json", body.to_string().as_bytes())
+}
+
+fn usage_object(counts: Counts) -> String {
+    let Counts { prompt, output } = counts;
+    let total = prompt + output;
+    format!(
+        r#""usage":{{"prompt_tokens":{prompt},"completion_tokens":{output},"total_tokens":{total}}}"#
+    )
+}
+
+fn text(first_token: u64, tokens: u32) -> String {
+    let at = |token: u64| CHARACTERS[(token % CHARACTERS.len() as u64) as usize];
+    (first_token..first_token + u64::from(tokens)).map(at).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_goes_where_it_belongs() {
+        for crlf in [false, true] {
+            let config = MockConfig {
+                crlf,
+                ..MockConfig::default()
+            };
+            let writer = EventWriter {
+                config: &config,
+                request: 3,
+            };
+            let mut out = b"before".to_vec();
+            let content = Content {
+                first_token: 6,
+                tokens: 3,
+                planned_ns: 5,
+            };
+            let place = writer.content(&mut out, content);
+            stamp(&mut out, place, 12_345);
+            let text = String::from_utf8(out).expect("UTF-8");
+            let data = text.split("data: ").nth(1).expect("an event");
+            let json = data.split(['\r', '\n']).next().expect("a line");
+            let value: serde_json::Value = serde_json::from_str(json).expect(json);
+            assert_eq!(value["mock"]["sent_ns"], 12_345);
+            assert_eq!(value["mock"]["planned_ns"], 5);
+            assert_eq!(value["choices"][0]["delta"]["content"], "看。今");
+            let end = if crlf { "}\r\n\r\n\r\n" } else { "}\n\n\r\n" };
+            assert!(data.ends_with(end), "{data:?}");
+        }
+        let mut widest = vec![0; STAMP_WIDTH];
+        stamp(&mut widest, 0..STAMP_WIDTH, u64::MAX);
+        assert_eq!(widest, u64::MAX.to_string().as_bytes());
+    }
+}
