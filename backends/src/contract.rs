@@ -36,6 +36,8 @@ pub trait Backend: Send + Sync {
     fn submit_at(&self, request: Request, _: Ticket) -> TokenStream {
         self.submit(request)
     }
+    /// So many requests at once are likely; called before a run.
+    fn prepare(&self, _: usize) {}
     /// For live progress, a few times a second.
     fn gauges(&self) -> Gauges {
         Gauges::default()

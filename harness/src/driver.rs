@@ -64,6 +64,8 @@ pub enum Load {
         users: u32,
         /// Between the first messages of two users.
         spread: Nanos,
+        /// The first conversations, made before the run; later ones are made as they are needed.
+        ready: Arc<[Session]>,
     },
 }
 
@@ -120,12 +122,20 @@ pub async fn run(
                 seats.spawn(seat.clone().hold_open(session, ids));
             }
         }
-        Load::Closed { users, spread } => {
+        Load::Closed {
+            users,
+            spread,
+            ready,
+        } => {
             for user in 0..users {
                 let start = Nanos(spread.0 * u64::from(user));
                 seats.spawn(
-                    seat.clone()
-                        .hold_closed(u64::from(user), u64::from(users), start),
+                    seat.clone().hold_closed(
+                        u64::from(user),
+                        u64::from(users),
+                        start,
+                        Arc::clone(&ready),
+                    ),
                 );
             }
         }
@@ -211,10 +221,13 @@ impl Seat {
     }
 
     /// A user of a closed loop: one conversation after another.
-    async fn hold_closed(mut self, user: u64, users: u64, start: Nanos) {
+    async fn hold_closed(mut self, user: u64, users: u64, start: Nanos, ready: Arc<[Session]>) {
         let mut intended = start;
         for index in (user..).step_by(users.max(1) as usize) {
-            let session = self.maker.make_closed(index);
+            let session = match ready.get(index as usize) {
+                Some(session) => session.clone(),
+                None => self.maker.make_closed(index),
+            };
             let mut talk = begin(&self.tokenizer, &session);
             for turn in &session.turns {
                 if intended >= self.end {

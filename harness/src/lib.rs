@@ -13,6 +13,7 @@ pub mod host;
 pub mod limits;
 pub mod mock;
 pub mod plan;
+pub mod preflight;
 pub mod progress;
 pub mod random;
 pub mod recorder;

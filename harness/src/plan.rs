@@ -57,6 +57,8 @@ pub struct Plan {
     pub sampling: SamplingParams,
     /// Ask for exactly the planned output length.
     pub ignore_eos: bool,
+    /// Measure the client's own error first.
+    pub preflight: bool,
     /// Threads of an engine on the CPU, if the user says.
     pub threads: Option<usize>,
     /// For engines.
@@ -128,6 +130,10 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
             warmup_s + duration_s
         );
     }
+    if let (Target::Http(_), LoadKind::Closed(users)) = (&target, load) {
+        let place = places.of("users", |flags| flags.users.is_some());
+        crate::limits::check_connections(u64::from(users), &place)?;
+    }
     let temperature = scenario.temperature.unwrap_or(0.0);
     let place = places.of("temperature", |flags| flags.temperature.is_some());
     ensure!(
@@ -151,6 +157,7 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
             seed: 0,
         },
         ignore_eos: !scenario.stop_at_eos.unwrap_or(false),
+        preflight: matches!(target, Target::Http(_)) && !scenario.no_preflight.unwrap_or(false),
         slo: resolve_slo(&scenario, &places, &workload)?,
         seed: scenario.seed.unwrap_or(1),
         max_requests: max_requests.map(|n| n as u64),

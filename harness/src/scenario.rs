@@ -117,6 +117,10 @@ pub struct Scenario {
     #[arg(long, value_name = "VAR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
+    /// Server: do not measure the client's own error before the run
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_preflight: Option<bool>,
     /// Let answers end where the model ends them, not at the planned length
     #[arg(long, num_args = 0, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,6 +200,7 @@ impl Scenario {
             served_model: self.served_model.or(file.served_model),
             extra_body: self.extra_body.or(file.extra_body),
             api_key_env: self.api_key_env.or(file.api_key_env),
+            no_preflight: self.no_preflight.or(file.no_preflight),
             stop_at_eos: self.stop_at_eos.or(file.stop_at_eos),
         }
     }

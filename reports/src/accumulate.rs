@@ -238,6 +238,8 @@ impl Accumulator {
             pushed_turns: self.pushed_turns,
             cpu_cores_used: None,
             coalesced_share: None,
+            preflight: None,
+            preflight_skipped: None,
         };
         let ttft_p50_any_s = at(ttfts, Quantile::P50);
         let log = IntervalLog {

@@ -11,12 +11,14 @@
 //! - [`histogram`] holds HDR histograms of latencies, their encoding and the interval log.
 //! - [`stats`] holds nearest-rank quantiles and block-bootstrap intervals.
 //! - [`cost`] holds price files and what a query and a million tokens cost.
+//! - [`preflight`] holds the client's own error against the figures.
 //! - [`validity`] says VALID or INVALID, and why.
 //! - [`render`] writes the terminal summary, Markdown and HTML.
 
 pub mod accumulate;
 pub mod cost;
 pub mod histogram;
+pub mod preflight;
 pub mod record;
 pub mod render;
 pub mod schema;

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
+use crate::preflight::Preflight;
 use crate::validity::Validity;
 
 /// Version of the schema that this build writes.
@@ -215,6 +216,12 @@ pub struct ClientError {
     pub cpu_cores_used: Option<f64>,
     /// Content events that arrived with the same read as the one before.
     pub coalesced_share: Option<f64>,
+    /// The client against the bundled ground truth, before a run over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<Preflight>,
+    /// Why there is none, though the run is over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preflight_skipped: Option<String>,
 }
 
 /// The figures of the measured window.
@@ -361,6 +368,22 @@ impl Metric {
             Self::E2e => "e2e",
             Self::SendLag => "send_lag",
             Self::Queue => "queue",
+        }
+    }
+}
+
+impl Metric {
+    /// As people write it.
+    pub fn short_name(self) -> &'static str {
+        match self {
+            Self::Ttft => "TTFT",
+            Self::TtftFromSend => "TTFT from send",
+            Self::Itl => "ITL",
+            Self::ChunkGap => "Chunk gap",
+            Self::Tpot => "TPOT",
+            Self::E2e => "E2E",
+            Self::SendLag => "Send lag",
+            Self::Queue => "Queue",
         }
     }
 }

@@ -114,6 +114,14 @@ pub fn assess(inputs: Inputs<'_>) -> (Validity, Vec<String>) {
         pushed(inputs, &mut reasons, &mut warnings);
     }
     lengths(inputs, &mut reasons);
+    if let Some(preflight) = &inputs.client_error.preflight {
+        let (against, doubts) = preflight.judge();
+        reasons.extend(against);
+        warnings.extend(doubts);
+    }
+    if let Some(why) = &inputs.client_error.preflight_skipped {
+        warnings.push(format!("The client's own error was not measured ({why})."));
+    }
     let verdict = if reasons.is_empty() {
         Verdict::Valid
     } else {

@@ -83,7 +83,6 @@ pub struct HttpBackend {
     head: String,
     /// Begins the identity of each request, so that those of two runs differ.
     run_id: String,
-    warmed: usize,
     info: SystemInfo,
 }
 
@@ -128,17 +127,8 @@ impl HttpBackend {
             clock,
             reactor,
             config,
-            warmed: 0,
             info,
         })
-    }
-
-    /// Makes connections ahead of their use; how many could be made.
-    pub async fn warm(&mut self, connections: usize) -> usize {
-        let deadline = self.clock.now().plus(PREFLIGHT_LIMIT);
-        let warmed = self.clock.timeout(deadline, self.reactor.warm(connections));
-        self.warmed = warmed.await.unwrap_or(0);
-        self.warmed
     }
 }
 
@@ -148,9 +138,9 @@ impl Backend for HttpBackend {
         let counts = &self.reactor.counts;
         let count = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         let connections = format!(
-            "{} made, {} of them before the run, {} open at most",
+            "{} made, {} of them ahead of use, {} open at most",
             count(&counts.made),
-            self.warmed,
+            count(&counts.ahead),
             count(&counts.peak)
         );
         info.details.insert("connections".into(), connections);
@@ -163,6 +153,10 @@ impl Backend for HttpBackend {
 
     fn lead(&self) -> Nanos {
         LEAD
+    }
+
+    fn prepare(&self, at_once: usize) {
+        self.reactor.warm(at_once);
     }
 
     fn delivery_delay(&self) -> Nanos {

@@ -22,7 +22,7 @@ use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::alarm::Alarm;
 use crate::clock::{Clock, Nanos};
@@ -60,7 +60,7 @@ pub(super) struct Outgoing {
 
 enum Command {
     Send(Outgoing),
-    Warm(usize, oneshot::Sender<usize>),
+    Warm(usize),
 }
 
 /// Counts of connections.
@@ -68,6 +68,8 @@ enum Command {
 pub(super) struct Counts {
     /// Made so far.
     pub(super) made: AtomicU64,
+    /// Of these, made before a request needed them.
+    pub(super) ahead: AtomicU64,
     /// Open at the same time, at most.
     pub(super) peak: AtomicU64,
 }
@@ -100,7 +102,6 @@ impl Reactor {
             unparsed: VecDeque::new(),
             arena: Vec::new(),
             scratch: vec![0; 64 << 10],
-            warming: None,
             tend_next: 0,
             tend_at: Nanos::ZERO,
         };
@@ -119,11 +120,9 @@ impl Reactor {
         self.command(Command::Send(outgoing));
     }
 
-    /// Makes connections ahead of their use; how many could be made.
-    pub(super) async fn warm(&self, connections: usize) -> usize {
-        let (made, answer) = oneshot::channel();
-        self.command(Command::Warm(connections, made));
-        answer.await.unwrap_or(0)
+    /// Makes connections ahead of their use, until so many are open.
+    pub(super) fn warm(&self, connections: usize) {
+        self.command(Command::Warm(connections));
     }
 
     fn command(&self, command: Command) {
@@ -161,7 +160,6 @@ struct Sockets {
     /// Bytes of what is not parsed yet.
     arena: Vec<u8>,
     scratch: Vec<u8>,
-    warming: Option<Warming>,
     tend_next: usize,
     tend_at: Nanos,
 }
@@ -222,12 +220,6 @@ enum ReadResult {
     End(Option<io::Error>),
 }
 
-struct Warming {
-    left: usize,
-    made: usize,
-    answer: oneshot::Sender<usize>,
-}
-
 impl Sockets {
     fn run(mut self, mut alarm: Alarm, inbox: &Receiver<Command>) {
         let mut events = Events::with_capacity(1024);
@@ -267,7 +259,7 @@ impl Sockets {
                     let serial = self.serial();
                     self.due.push(Reverse(Due(outgoing.due, serial, outgoing)));
                 }
-                Ok(Command::Warm(count, answer)) => self.warm(count, answer),
+                Ok(Command::Warm(wanted)) => self.warm(wanted),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -391,21 +383,18 @@ impl Sockets {
         if connection.request.is_some() {
             connection.write();
         } else {
+            self.counts.ahead.fetch_add(1, Ordering::Relaxed);
             self.idle.push(key);
-            self.warmed(true);
         }
     }
 
     fn refused(&mut self, key: usize, error: &io::Error) {
         let at = self.clock.now();
         let failure = self.connect_failure(error);
-        match self.remove(key).and_then(|connection| connection.request) {
-            Some(mut request) => {
-                let kind = EventKind::Failed(failure);
-                request.held.push(Event { at, kind });
-                request.hand_over();
-            }
-            None => self.warmed(false),
+        if let Some(mut request) = self.remove(key).and_then(|connection| connection.request) {
+            let kind = EventKind::Failed(failure);
+            request.held.push(Event { at, kind });
+            request.hand_over();
         }
     }
 
@@ -507,29 +496,14 @@ impl Sockets {
         self.tend_at = now.plus(Nanos(TEND_EVERY.0 / rounds));
     }
 
-    fn warm(&mut self, count: usize, answer: oneshot::Sender<usize>) {
-        self.warming = Some(Warming {
-            left: count + 1,
-            made: 0,
-            answer,
-        });
-        for _ in 0..count {
-            if self.connect().is_err() {
-                self.warmed(false);
+    /// Makes connections until `wanted` are open.
+    fn warm(&mut self, wanted: usize) {
+        for _ in self.connections.len()..wanted {
+            if let Err(error) = self.connect() {
+                // Those that are missing are made when they are needed, and fail then.
+                tracing::warn!(%error, "a connection could not be made ahead of use");
+                return;
             }
-        }
-        // The one too many, so that none is a number as well.
-        self.warmed(false);
-    }
-
-    fn warmed(&mut self, made: bool) {
-        if let Some(warming) = &mut self.warming {
-            warming.left -= 1;
-            warming.made += usize::from(made);
-        }
-        if let Some(warming) = self.warming.take_if(|warming| warming.left == 0) {
-            // Whoever asked may have gone.
-            let _ = warming.answer.send(warming.made);
         }
     }
 }

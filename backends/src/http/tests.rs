@@ -69,7 +69,6 @@ fn ask(base: &str) -> Vec<EventKind> {
         reactor: Reactor::start(clock.clone(), server).expect("a thread"),
         clock: clock.clone(),
         config,
-        warmed: 0,
         info: SystemInfo {
             kind: "http".into(),
             device: base.into(),

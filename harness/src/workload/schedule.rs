@@ -176,6 +176,11 @@ impl SessionMaker {
         self.make(index, 0.0, f64::INFINITY)
     }
 
+    /// The first `count` sessions of a closed loop.
+    pub fn ahead(&self, count: u64) -> Arc<[Session]> {
+        (0..count).map(|index| self.make_closed(index)).collect()
+    }
+
     /// Seconds that a user of a closed loop spends on one turn, nominally and on average over the
     /// first sessions: how far apart users are when the run begins.
     pub fn mean_cycle_s(&self) -> f64 {

@@ -81,7 +81,7 @@ fn flaky(stream: &mut TcpStream, served: u64) {
 }
 
 fn measure(sandbox: &Sandbox, base: &str, workload: &str) -> Ran {
-    let load = "--rate 20 --duration 4s --warmup 0s --drain 3s";
+    let load = "--rate 20 --duration 4s --warmup 0s --drain 3s --no-preflight";
     sandbox.run_line(&format!(
         "run --target {base} --workload {workload} {load} --out out"
     ))
@@ -233,6 +233,7 @@ fn an_api_key_is_sent_and_never_shown() {
         "0s",
         "--out",
         "out",
+        "--no-preflight",
         "--api-key-env",
         "TEST_KEY",
     ];

@@ -6,7 +6,7 @@
 use minijinja::Environment;
 use serde::Serialize;
 
-use crate::schema::{MetricSummary, Report, SecondPoint};
+use crate::schema::{Metric, Report, SecondPoint};
 
 use super::axis::Axis;
 use super::format::{duration, percent, significant, usd, usd_exact};
@@ -14,7 +14,7 @@ use super::plot::{Plot, latency_plots};
 use super::sections::cost_figure;
 use super::svg::{FRAME, svg};
 use super::timeline::time_plots;
-use super::view::{Figure, View, latency_figures, rate_figure};
+use super::view::{Figure, View, metric_figures, rate_figure};
 
 const TEMPLATE: &str = include_str!("../../templates/report.html.jinja");
 const STYLE: &str = include_str!("../../templates/report.css");
@@ -137,18 +137,21 @@ fn drawn(plot: Plot) -> Drawn {
 
 fn cards(report: &Report) -> Vec<Card> {
     let summary = &report.summary;
-    let latency = |label, metric: &MetricSummary, at: usize| Card {
+    let latency = |label, metric: Metric, at: usize| Card {
         label,
-        figure: latency_figures(metric).swap_remove(at),
+        figure: metric_figures(report, metric).swap_remove(at),
         more: format!(
             "max {}",
-            metric.max.map_or_else(|| "–".to_owned(), duration)
+            summary
+                .metric(metric)
+                .max
+                .map_or_else(|| "–".to_owned(), duration)
         ),
     };
     let mut cards = vec![
-        latency("TTFT p50", &summary.ttft_s, 1),
-        latency("TTFT p99", &summary.ttft_s, 4),
-        latency("TPOT p50", &summary.tpot_s, 1),
+        latency("TTFT p50", Metric::Ttft, 1),
+        latency("TTFT p99", Metric::Ttft, 4),
+        latency("TPOT p50", Metric::Tpot, 1),
         Card {
             label: "Output",
             figure: rate_figure(summary.output_tokens_per_s, "tok/s"),

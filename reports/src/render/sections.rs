@@ -4,12 +4,13 @@
 //! cannot have at all is left out. What it does not do: order the tables; `view` does.
 
 use crate::cost::Cost;
+use crate::preflight::{Preflight, Spread};
 use crate::record::TokenCountSource;
 use crate::schema::Report;
 use crate::stats::thousands;
 
 use super::format::{bytes, duration, interval, parameters, percent, significant, usd, usd_exact};
-use super::view::{Figure, Row, Section, rate_figure};
+use super::view::{DOUBTFUL, Figure, Row, Section, rate_figure};
 
 /// What was served, and how fast.
 pub(super) fn throughput(report: &Report) -> Section {
@@ -297,10 +298,64 @@ pub(super) fn client_error(report: &Report) -> Section {
             percent(share),
         ));
     }
+    if let Some(why) = &error.preflight_skipped {
+        rows.push(row("Own error", Figure::missing(why)));
+    }
+    rows.extend(error.preflight.iter().flat_map(own_error));
     Section {
         title: "Load generator",
         rows,
     }
+}
+
+/// The client against the bundled ground truth.
+fn own_error(preflight: &Preflight) -> Vec<Row> {
+    let spread = |spread: Spread| {
+        format!(
+            "p50 {}, p90 {}, p99 {}, max {}",
+            duration(spread.p50),
+            duration(spread.p90),
+            duration(spread.p99),
+            duration(spread.max)
+        )
+    };
+    let measured = format!(
+        "{}, {}; {} requests, {} tokens",
+        preflight.load,
+        duration(preflight.duration_s),
+        thousands(preflight.requests),
+        thousands(preflight.tokens)
+    );
+    let mut rows = vec![
+        text("Own error measured against the ground truth at", measured),
+        text("Receive error, per chunk", spread(preflight.receive_error_s)),
+        text("Send lag there", spread(preflight.send_lag_s)),
+    ];
+    for (metric, errors) in &preflight.errors {
+        let figures: Vec<String> = errors
+            .iter()
+            .map(|(figure, error)| format!("{figure} {}", duration(error.error_s())))
+            .collect();
+        let label = format!("Own error of {}", metric.short_name());
+        rows.push(text(label, figures.join(", ")));
+    }
+    if let Some(ms) = preflight.cpu_ms_per_1000_tokens {
+        rows.push(text(
+            "CPU for 1000 tokens",
+            format!("{} ms", significant(ms)),
+        ));
+    }
+    if !preflight.marks.is_empty() {
+        let marks = preflight.marks.iter();
+        let names: Vec<String> = marks
+            .map(|mark| format!("{} {}", mark.metric.short_name(), mark.figure))
+            .collect();
+        rows.push(text(
+            format!("{} Own error over 5 % of the figure", DOUBTFUL.trim()),
+            names.join(", "),
+        ));
+    }
+    rows
 }
 
 /// What ran where.

@@ -14,7 +14,7 @@ use super::Style;
 use super::format::{duration, percent};
 use super::plot::density;
 use super::sections::cost_figure;
-use super::view::{Figure, latency_figures, metric_words, rate_figure, verdict_text};
+use super::view::{DOUBTFUL, Figure, metric_figures, metric_words, rate_figure, verdict_text};
 
 const WIDTH: usize = 100;
 const METRICS: [Metric; 4] = [Metric::Ttft, Metric::Itl, Metric::Tpot, Metric::E2e];
@@ -51,6 +51,7 @@ pub(super) fn terminal(report: &Report, style: Style) -> String {
     lines.push(String::new());
     lines.extend(rates(report, paint));
     lines.extend(cost(report, paint));
+    lines.extend(own_error(report, paint));
     for warning in &report.warnings {
         lines.extend(wrapped(warning, "  ! "));
     }
@@ -110,7 +111,7 @@ fn latency(report: &Report, paint: Paint) -> Vec<String> {
     let mut nulls: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for metric in METRICS {
         let (name, _) = metric_words(metric);
-        let figures = latency_figures(report.summary.metric(metric));
+        let figures = metric_figures(report, metric);
         let cell = |pick: fn(&Figure) -> &String| {
             let cells = COLUMNS.map(|(at, _)| format!("{:>18}", pick(&figures[at])));
             cells.concat()
@@ -222,6 +223,22 @@ fn rates(report: &Report, paint: Paint) -> Vec<String> {
         lines.push(line("Goodput", &figure, &share.unwrap_or_default(), paint));
     }
     lines.extend(wrapped(&counts, "  "));
+    lines
+}
+
+/// The client's own error, where it was measured.
+fn own_error(report: &Report, paint: Paint) -> Vec<String> {
+    let Some(preflight) = &report.client_error.preflight else {
+        return Vec::new();
+    };
+    let error = preflight.receive_error_s;
+    let figure = Figure::plain(duration(error.p50));
+    let after = format!("at p50, {} at p99 ({})", duration(error.p99), preflight.load);
+    let mut lines = vec![line("Client's own error", &figure, &after, paint)];
+    if !preflight.marks.is_empty() {
+        let note = format!("{} more than 5 % of it is the client's own error", DOUBTFUL.trim());
+        lines.extend(wrapped(&note, "  ").iter().map(|text| paint.dim(text)));
+    }
     lines
 }
 

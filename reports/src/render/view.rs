@@ -65,6 +65,8 @@ pub(super) struct LatencyRow {
     pub(super) figures: Vec<Figure>,
 }
 
+/// Stands after a figure of which the client's own error is a large part.
+pub(super) const DOUBTFUL: &str = " †";
 /// Heads of the latency table, after the name.
 pub(super) const LATENCY_HEADS: [&str; 7] = ["mean", "p50", "p90", "p95", "p99", "p99.9", "max"];
 const LATENCY_KEYS: [&str; 7] = ["mean", "p50", "p90", "p95", "p99", "p999", "max"];
@@ -140,23 +142,21 @@ pub(super) fn verdict_text(verdict: Verdict) -> &'static str {
 
 /// Short name and definition.
 pub(super) fn metric_words(metric: Metric) -> (&'static str, &'static str) {
-    match metric {
-        Metric::Ttft => ("TTFT", "first content, from the intended instant"),
-        Metric::TtftFromSend => ("TTFT from send", "first content, from the first byte sent"),
-        Metric::Itl => ("ITL", "gap between tokens, per token"),
-        Metric::ChunkGap => ("Chunk gap", "gap between content events"),
-        Metric::Tpot => (
-            "TPOT",
-            "time per output token after the first chunk, per request",
-        ),
-        Metric::E2e => ("E2E", "last content, from the intended instant"),
-        Metric::SendLag => ("Send lag", "lateness of the load generator"),
-        Metric::Queue => ("Queue", "wait for admission by the engine"),
-    }
+    let meaning = match metric {
+        Metric::Ttft => "first content, from the intended instant",
+        Metric::TtftFromSend => "first content, from the first byte sent",
+        Metric::Itl => "gap between tokens, per token",
+        Metric::ChunkGap => "gap between content events",
+        Metric::Tpot => "time per output token after the first chunk, per request",
+        Metric::E2e => "last content, from the intended instant",
+        Metric::SendLag => "lateness of the load generator",
+        Metric::Queue => "wait for admission by the engine",
+    };
+    (metric.short_name(), meaning)
 }
 
 /// The figures of a metric in the order of [`LATENCY_HEADS`].
-pub(super) fn latency_figures(summary: &MetricSummary) -> Vec<Figure> {
+fn latency_figures(summary: &MetricSummary) -> Vec<Figure> {
     let MetricSummary {
         mean,
         p50,
@@ -185,6 +185,19 @@ pub(super) fn latency_figures(summary: &MetricSummary) -> Vec<Figure> {
     LATENCY_KEYS.into_iter().zip(values).map(figure).collect()
 }
 
+/// The figures of a metric; a doubtful one carries [`DOUBTFUL`].
+pub(super) fn metric_figures(report: &Report, metric: Metric) -> Vec<Figure> {
+    let mut figures = latency_figures(report.summary.metric(metric));
+    if let Some(preflight) = &report.client_error.preflight {
+        for (figure, key) in figures.iter_mut().zip(LATENCY_KEYS) {
+            if preflight.is_marked(metric, key) {
+                figure.value.push_str(DOUBTFUL);
+            }
+        }
+    }
+    figures
+}
+
 fn latency_row(report: &Report, metric: Metric) -> LatencyRow {
     let summary = report.summary.metric(metric);
     let (name, meaning) = metric_words(metric);
@@ -192,7 +205,7 @@ fn latency_row(report: &Report, metric: Metric) -> LatencyRow {
         name,
         meaning,
         count: thousands(summary.count),
-        figures: latency_figures(summary),
+        figures: metric_figures(report, metric),
     }
 }
 

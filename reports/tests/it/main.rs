@@ -3,6 +3,7 @@
 mod accumulate;
 mod cost;
 mod histogram;
+mod preflight;
 mod render;
 mod schema;
 mod stats;

@@ -60,9 +60,33 @@ fn terminal_empty() {
     insta::assert_snapshot!(render::terminal(&empty(), Style::Plain));
 }
 
+/// A run over HTTP in which the client's own error is a part of some figures.
+fn doubtful() -> Report {
+    let mut report = synthetic::report(Story::Overloaded, "ref-135m");
+    let mut preflight = crate::preflight::preflight(2_000_000);
+    preflight.mark(&report.summary, report.workload.slo);
+    report.client_error.preflight = Some(preflight);
+    report
+}
+
+#[test]
+fn terminal_doubtful() {
+    insta::assert_snapshot!(render::terminal(&doubtful(), Style::Plain));
+}
+
+#[test]
+fn doubtful_figures_are_marked_everywhere() {
+    for text in [render::markdown(&doubtful()), render::html(&doubtful())] {
+        assert!(text.contains(" †"), "a mark in the table");
+        assert!(text.contains("Own error of TPOT"), "the rows of the client");
+        assert!(text.contains("Own error over 5 % of the figure"));
+    }
+    assert!(!render::html(&steady()).contains('†'));
+}
+
 #[test]
 fn terminal_fits_and_has_colour_only_when_asked() {
-    for report in [steady(), hostile(), empty()] {
+    for report in [steady(), hostile(), empty(), doubtful()] {
         let plain = render::terminal(&report, Style::Plain);
         assert!(!plain.contains('\u{1b}'));
         let longest = plain.lines().map(|line| line.chars().count()).max();

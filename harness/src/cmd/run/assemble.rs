@@ -22,7 +22,7 @@ pub(super) fn report(
     threads: usize,
 ) -> Report {
     let measured = &outcome.recorded.measurements;
-    let client_error = client_error(outcome, measured);
+    let client_error = client_error(plan, outcome, measured);
     let (validity, mut warnings) = assess(Inputs {
         completion: if outcome.interrupted {
             Completion::Interrupted
@@ -73,8 +73,15 @@ pub(super) fn report(
     }
 }
 
-fn client_error(outcome: &Outcome, measured: &Measurements) -> ClientError {
+fn client_error(plan: &Plan, outcome: &Outcome, measured: &Measurements) -> ClientError {
+    let mut preflight = outcome.preflight.clone();
+    if let Some(preflight) = &mut preflight {
+        preflight.mark(&measured.summary, plan.slo);
+    }
+    let skipped = matches!(plan.target, Target::Http(_)) && preflight.is_none();
     ClientError {
+        preflight,
+        preflight_skipped: skipped.then(|| "--no-preflight was given".to_owned()),
         timer_p50_s: outcome.timers_s.map(|(p50, _)| p50),
         timer_p99_s: outcome.timers_s.map(|(_, p99)| p99),
         cpu_cores_used: outcome.cpu_cores_used,
@@ -120,7 +127,7 @@ fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
 
 fn run_info(plan: &Plan, outcome: &Outcome, threads: usize) -> RunInfo {
     let seconds = |ns: u64| ns as f64 / 1e9;
-    let environment = BTreeMap::from([
+    let mut environment = BTreeMap::from([
         ("engine_threads".to_owned(), threads.to_string()),
         (
             "build".to_owned(),
@@ -133,6 +140,9 @@ fn run_info(plan: &Plan, outcome: &Outcome, threads: usize) -> RunInfo {
         ),
         ("drain_s".to_owned(), plan.drain_s.to_string()),
     ]);
+    if let Some(start_ns) = outcome.monotonic_start_ns {
+        environment.insert("monotonic_start_ns".to_owned(), start_ns.to_string());
+    }
     RunInfo {
         tool_version: env!("CARGO_PKG_VERSION").into(),
         git_commit: option_env!("WEIGHBRIDGE_GIT_COMMIT").map(ToOwned::to_owned),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use backends::{Backend, Clock, Nanos};
 use models::ChatTokenizer;
+use reports::preflight::Preflight;
 use reports::schema::RealisedWorkload;
 use reports::{Accumulator, Window};
 use tokio::sync::watch;
@@ -16,15 +17,18 @@ use tokio::sync::watch;
 use crate::cmd::{interrupt, note};
 use crate::driver::{self, Ended, Load, LoadPlan};
 use crate::plan::{LoadKind, Plan};
+use crate::preflight;
 use crate::progress;
 use crate::recorder::{Recorded, Recorder, refold};
-use crate::target::{self, Served};
+use crate::target::{self, Served, Target};
 use crate::workload::schedule::SessionMaker;
 
 /// What a run leaves behind for the report.
 pub(super) struct Outcome {
     /// The figures.
     pub(super) recorded: Recorded,
+    /// The client's own error, for servers, unless the user wanted none of it.
+    pub(super) preflight: Option<Preflight>,
     /// What was under test.
     pub(super) system: backends::SystemInfo,
     /// What the load was like.
@@ -41,6 +45,9 @@ pub(super) struct Outcome {
     pub(super) timers_s: Option<(f64, f64)>,
     /// Of this process, over the run.
     pub(super) cpu_cores_used: Option<f64>,
+    /// The start of the run on the system's monotonic clock, in real time: what a server's own
+    /// stamps can be held against.
+    pub(super) monotonic_start_ns: Option<u64>,
     /// By the calendar; virtual runs begin at the epoch.
     pub(super) started: jiff::Timestamp,
     /// The same.
@@ -60,7 +67,9 @@ pub(super) async fn measure(
         .await
         .map_err(|failure| anyhow!("`--target` {}: {}", plan.target, failure.message))?;
     std::fs::create_dir_all(out).with_context(|| format!("`--out` {}", out.display()))?;
+    let preflight = own_error(plan, clock, &tokenizer).await?;
     let prepared = prepare_load(plan, &maker);
+    backend.prepare(preflight::connections(plan.load));
     let window_ns = |s: f64| Nanos::from_secs_f64(s).0;
     let warmup_s = plan.warmup_s.min(prepared.end_s);
     let mut window = Window {
@@ -108,6 +117,7 @@ pub(super) async fn measure(
     }
     Ok(Outcome {
         recorded,
+        preflight,
         lost_conversations: ended.lost_conversations,
         system: backend.describe(),
         realised: prepared.realised,
@@ -116,9 +126,27 @@ pub(super) async fn measure(
         interrupted,
         timers_s,
         cpu_cores_used,
+        monotonic_start_ns: timers_s.map(|_| clock.monotonic_ns(start)),
         started,
         ended: timestamp(clock, jiff::Timestamp::now()),
     })
+}
+
+/// Drives the client against the ground truth, where there is a client.
+async fn own_error(
+    plan: &Plan,
+    clock: &Clock,
+    tokenizer: &Arc<ChatTokenizer>,
+) -> Result<Option<Preflight>> {
+    if !plan.preflight {
+        return Ok(None);
+    }
+    note("measuring the client's own error against the bundled ground truth …");
+    let measured = preflight::measure(plan.load, plan.seed, clock, Arc::clone(tokenizer)).await;
+    let measured = measured.context(
+        "the client's own error could not be measured; `--no-preflight` runs without",
+    )?;
+    Ok(Some(measured))
 }
 
 /// What a run is driven with.
@@ -205,7 +233,11 @@ fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
             let cycle_s = maker.mean_cycle_s().min(end_s);
             let spread = Nanos::from_secs_f64(cycle_s / f64::from(users));
             Prepared {
-                load: Load::Closed { users, spread },
+                load: Load::Closed {
+                    users,
+                    spread,
+                    ready: maker.ahead(sessions_ahead(plan, users, cycle_s)),
+                },
                 realised,
                 hash,
                 end_s,
@@ -227,6 +259,19 @@ fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
         realised.output_tokens_mean
     ));
     prepared
+}
+
+/// Conversations of a closed loop that are made before the run, so that making them takes nothing
+/// from the client while it measures: enough for a server four times as fast as is assumed.
+fn sessions_ahead(plan: &Plan, users: u32, cycle_s: f64) -> u64 {
+    const MOST_TOKENS: f64 = 2e7;
+    let wanted = 4.0 * f64::from(users) * ((plan.warmup_s + plan.duration_s) / cycle_s + 1.0);
+    let tokens = f64::from(plan.workload.context_limit);
+    let most = plan.max_requests.map_or(f64::MAX, |most| most as f64);
+    match plan.target {
+        Target::Http(_) => wanted.min(MOST_TOKENS / tokens).min(most) as u64,
+        Target::Cpu | Target::Sim(_) => 0,
+    }
 }
 
 fn show_progress(

@@ -1,0 +1,345 @@
+//! How accurate and how cheap the load generator is, beside the floor: the least a client can do.
+//!
+//! ```sh
+//! cargo build --release
+//! cargo bench -p benches --bench client_accuracy -- --weighbridge target/release/weighbridge
+//! ```
+//!
+//! For each load, the floor and `weighbridge run` take turns against `weighbridge mock` (TTFT
+//! 50 ms, ITL 20 ms, 64 tokens); medians over the repetitions. Where there is `taskset`, the client
+//! has one processor and the server another. Both clients are judged by the same code, from their
+//! records and the server's. Without `--bench` (as in `cargo test`) it checks in a second that
+//! floor and server agree.
+
+mod floor;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use harness::mock::record::Record;
+use harness::mock::{MockConfig, serve};
+use harness::preflight::compare;
+use reports::preflight::Preflight;
+use reports::schema::Metric;
+use reports::{Report, RequestRecord};
+
+/// A load in closed or open loop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Load {
+    /// So many streams, one request after another.
+    Closed(usize),
+    /// Poisson arrivals at so many requests per second.
+    Open(f64),
+}
+
+impl FromStr for Load {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = || match text.split_once(':')? {
+            ("closed", users) => users.parse().ok().map(Self::Closed),
+            ("open", rate) => rate.parse().ok().map(Self::Open),
+            _ => None,
+        };
+        read().ok_or_else(|| format!("`{text}` is no load; accepted are `closed:N` and `open:R`"))
+    }
+}
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed(users) => write!(formatter, "closed:{users}"),
+            Self::Open(rate) => write!(formatter, "open:{rate}"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Parser)]
+struct Options {
+    /// Loads
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "closed:1,closed:64,closed:256,closed:1000,closed:2000,open:49,open:195,open:763,open:1527"
+    )]
+    loads: Vec<Load>,
+    /// Each client at each load so often
+    #[arg(long, default_value_t = 5)]
+    repeat: usize,
+    /// How long each time
+    #[arg(long, default_value_t = 6.0)]
+    seconds: f64,
+    /// The program
+    #[arg(long, default_value = "target/release/weighbridge")]
+    weighbridge: PathBuf,
+    /// Processor of the server
+    #[arg(long, default_value = "0")]
+    server_cpu: String,
+    /// Processor of the client
+    #[arg(long, default_value = "1")]
+    client_cpu: String,
+    /// Drive the floor against this server and write its records (used by this program itself)
+    #[arg(long, hide = true)]
+    floor: Option<SocketAddr>,
+    /// Where to
+    #[arg(long, hide = true, default_value = "floor.jsonl")]
+    out: PathBuf,
+    /// Given by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const TOKENS: u32 = 64;
+/// An answer lasts so long: TTFT and 63 gaps.
+const ANSWER_S: f64 = 0.05 + 63.0 * 0.02;
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(server) = options.floor {
+        return floor_process(&options, server);
+    }
+    if !options.bench {
+        return check();
+    }
+    let folder = tempfile::tempdir()?;
+    print(HEADS);
+    for &load in &options.loads {
+        let (mut floors, mut ours) = (Vec::new(), Vec::new());
+        for _ in 0..options.repeat {
+            floors.push(measure(&options, load, folder.path(), run_floor)?);
+            ours.push(measure(&options, load, folder.path(), run_weighbridge)?);
+        }
+        row("floor", load, &floors);
+        row("weighbridge", load, &ours);
+    }
+    Ok(())
+}
+
+/// The floor in this process, against the server in this process.
+fn check() -> Result<()> {
+    let server = serve("127.0.0.1:0".parse()?, MockConfig::default())?;
+    let (records, _) = floor::run(server.address(), Load::Closed(3), 0.2, 8)?;
+    let truth = server.stop()?;
+    ensure!(records.len() == truth.requests.len() && records.len() >= 3);
+    ensure!(records.iter().all(|record| record.chunk_ns.len() == 8));
+    let found = compare(&records, &truth, 0);
+    ensure!(found.requests == records.len() as u64, "all are compared");
+    Ok(())
+}
+
+/// One run of one client.
+struct Run {
+    against: Preflight,
+    achieved: f64,
+    cpu_ms_per_1000: f64,
+}
+
+/// What a client leaves behind: its records, the instant they count from, and its CPU seconds.
+type Ran = (Vec<RequestRecord>, u64, f64);
+
+fn measure(
+    options: &Options,
+    load: Load,
+    folder: &Path,
+    client: fn(&Options, Load, &str, &Path) -> Result<Ran>,
+) -> Result<Run> {
+    let server = Server::start(options, &folder.join("truth.jsonl"))?;
+    let (records, start_ns, cpu_s) = client(options, load, &server.address, folder)?;
+    let truth = server.finish()?;
+    let tokens: usize = truth.requests.iter().map(|truth| truth.sent_ns.len()).sum();
+    // Requests that should have been begun, by the schedule or by users who do not wait.
+    let asked = match load {
+        Load::Open(rate) => rate * options.seconds,
+        Load::Closed(users) => users as f64 * (options.seconds / ANSWER_S),
+    };
+    let first = records.iter().map(|record| record.intended_ns).min();
+    let in_time = |record: &&RequestRecord| {
+        let since = record.intended_ns - first.unwrap_or_default();
+        since as f64 / 1e9 <= options.seconds
+    };
+    let begun = match load {
+        Load::Open(_) => records.iter().filter(in_time).count() as f64 / asked,
+        Load::Closed(users) => {
+            // Steady state: finished in the last part of the run, when all users were there.
+            let from = first.unwrap_or_default() + (1.5e9) as u64;
+            let to = first.unwrap_or_default() + (options.seconds * 1e9) as u64;
+            let ended = records
+                .iter()
+                .filter(|record| record.end_ns.is_some_and(|end| (from..to).contains(&end)))
+                .count();
+            ended as f64 / (users as f64 * ((to - from) as f64 / 1e9 / ANSWER_S))
+        }
+    };
+    Ok(Run {
+        against: compare(&records, &truth, start_ns),
+        achieved: begun,
+        cpu_ms_per_1000: cpu_s * 1e6 / tokens.max(1) as f64,
+    })
+}
+
+fn run_floor(options: &Options, load: Load, server: &str, folder: &Path) -> Result<Ran> {
+    let out = folder.join("floor.jsonl");
+    let program = std::env::current_exe()?;
+    let status = pinned(&options.client_cpu, &program)
+        .args(["--floor", server, "--loads", &load.to_string()])
+        .args(["--seconds", &options.seconds.to_string()])
+        .arg("--out")
+        .arg(&out)
+        .status()?;
+    ensure!(status.success(), "the floor ended with {status}");
+    let mut lines = BufReader::new(File::open(&out)?).lines();
+    let cpu_s = lines.next().context("an empty file")??.parse()?;
+    let records = lines.map(|line| Ok(serde_json::from_str(&line?)?));
+    Ok((records.collect::<Result<_>>()?, 0, cpu_s))
+}
+
+fn floor_process(options: &Options, server: SocketAddr) -> Result<()> {
+    harness::limits::raise_file_limit();
+    let load = *options.loads.first().context("a load")?;
+    let (records, cpu_s) = floor::run(server, load, options.seconds, TOKENS)?;
+    let mut out = BufWriter::new(File::create(&options.out)?);
+    writeln!(out, "{cpu_s}")?;
+    for record in &records {
+        serde_json::to_writer(&mut out, record)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(out.flush()?)
+}
+
+fn run_weighbridge(options: &Options, load: Load, server: &str, folder: &Path) -> Result<Ran> {
+    let out = folder.join("out");
+    let (flag, value) = match load {
+        Load::Closed(users) => ("--users", users.to_string()),
+        Load::Open(rate) => ("--rate", rate.to_string()),
+    };
+    let target = format!("http://{server}/v1");
+    let workload = format!("random:48/{TOKENS}");
+    let output = pinned(&options.client_cpu, &options.weighbridge)
+        .args(["run", "--no-preflight", "--warmup", "0s", "--drain", "5s"])
+        .args(["--target", &target, "--workload", &workload])
+        .args(["--duration", &format!("{}s", options.seconds), flag, &value])
+        .arg("--out")
+        .arg(&out)
+        .output()
+        .with_context(|| format!("`{}`", options.weighbridge.display()))?;
+    // 1 is INVALID, which a benchmark of the client must not hide but may go on after.
+    ensure!(
+        matches!(output.status.code(), Some(0 | 1)),
+        "weighbridge: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let report: Report = serde_json::from_reader(File::open(out.join("report.json"))?)?;
+    let lines = BufReader::new(File::open(out.join("requests.jsonl"))?).lines();
+    let records: Vec<RequestRecord> = lines
+        .map(|line| Ok(serde_json::from_str(&line?)?))
+        .collect::<Result<_>>()?;
+    let start_ns = report.run.environment["monotonic_start_ns"].parse()?;
+    let last_ns = records.iter().filter_map(|record| record.end_ns).max();
+    let cores = report.client_error.cpu_cores_used.unwrap_or(f64::NAN);
+    let cpu_s = cores * last_ns.unwrap_or_default() as f64 / 1e9;
+    Ok((records, start_ns, cpu_s))
+}
+
+/// A command on one processor, where that can be asked for.
+fn pinned(cpu: &str, program: &Path) -> Command {
+    let there = Command::new("taskset").arg("--version").output().is_ok();
+    if !there {
+        return Command::new(program);
+    }
+    let mut command = Command::new("taskset");
+    command.args(["-c", cpu]).arg(program);
+    command
+}
+
+/// `weighbridge mock` as a process of its own.
+struct Server {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    address: String,
+    record: PathBuf,
+}
+
+impl Server {
+    fn start(options: &Options, record: &Path) -> Result<Self> {
+        let mut child = pinned(&options.server_cpu, &options.weighbridge)
+            .args(["mock", "--listen", "127.0.0.1:0", "--until-stdin-closes"])
+            .arg("--record")
+            .arg(record)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("`{}`", options.weighbridge.display()))?;
+        let stdout = child.stdout.take().context("it is piped")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let address = line.trim().trim_start_matches("listening on http://");
+        Ok(Self {
+            address: address.trim_end_matches("/v1").to_owned(),
+            stdin: child.stdin.take(),
+            child,
+            record: record.to_owned(),
+        })
+    }
+
+    fn finish(mut self) -> Result<Record> {
+        self.stdin = None;
+        self.child.wait()?;
+        Ok(Record::from_lines(BufReader::new(File::open(&self.record)?))?)
+    }
+}
+
+const HEADS: &str = "| client | load | achieved | TTFT p50/p99 | true | ITL p50/p99 | true | \
+TPOT p50/p99 | true | receive error p50/p99 µs | send lag p50/p99 µs | CPU ms/1000 tokens |
+|---|---|---|---|---|---|---|---|---|---|---|---|";
+
+/// Medians over the repetitions.
+fn row(client: &str, load: Load, runs: &[Run]) {
+    let median = |value: &dyn Fn(&Run) -> f64| {
+        let mut values: Vec<f64> = runs.iter().map(value).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    let ms = |metric: Metric| {
+        let figure = |figure: &'static str, reported: bool| {
+            median(&move |run: &Run| {
+                let error = run.against.errors[&metric][figure];
+                let seconds = if reported {
+                    error.reported_s
+                } else {
+                    error.true_s
+                };
+                seconds * 1e3
+            })
+        };
+        format!(
+            "{:.2}/{:.2} | {:.2}/{:.2}",
+            figure("p50", true),
+            figure("p99", true),
+            figure("p50", false),
+            figure("p99", false)
+        )
+    };
+    print(&format!(
+        "| {client} | {load} | {:.3} | {} | {} | {} | {:.0}/{:.0} | {:.0}/{:.0} | {:.1} |",
+        median(&|run| run.achieved),
+        ms(Metric::Ttft),
+        ms(Metric::Itl),
+        ms(Metric::Tpot),
+        median(&|run| run.against.receive_error_s.p50 * 1e6),
+        median(&|run| run.against.receive_error_s.p99 * 1e6),
+        median(&|run| run.against.send_lag_s.p50 * 1e6),
+        median(&|run| run.against.send_lag_s.p99 * 1e6),
+        median(&|run| run.cpu_ms_per_1000),
+    ));
+}
+
+#[expect(clippy::print_stdout, reason = "the table is what this program is for")]
+fn print(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,397 @@
+//! Measures the client itself: the whole load generator against a server whose truth is known.
+//!
+//! The server is this program again, as a child process, so that the two share no thread. What the
+//! client reports of it is held against the server's own record, request by request. Invariant: the
+//! same driver, client and recorder as in the run that follows, at its number of users or its rate.
+//! What it does not do: judge; [`reports::preflight`] does.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use backends::http::{HttpBackend, HttpConfig, parse_base};
+use backends::{Backend, Clock, Nanos};
+use models::{ChatTokenizer, SamplingParams};
+use reports::preflight::{Pairs, Preflight, Spread};
+use reports::schema::Metric;
+use reports::{Accumulator, Outcome, RequestRecord, Window};
+use serde_json::Map;
+use tokio::sync::watch;
+
+use crate::arrivals::Arrivals;
+use crate::driver::{self, Load, LoadPlan};
+use crate::mock::record::{Record, Truth};
+use crate::plan::{LoadKind, TokenizerKind};
+use crate::recorder::Recorder;
+use crate::workload::schedule::SessionMaker;
+use crate::workload::spec;
+
+/// How long it lasts.
+const DURATION_S: f64 = 3.0;
+/// What still runs then has so long.
+const DRAIN_S: f64 = 2.0;
+/// Fewer requests a second would leave nothing to look at.
+const LOWEST_RATE: f64 = 5.0;
+/// Short prompts and the length of a short answer; one token in each chunk.
+const WORKLOAD: &str = "random:64/64";
+
+/// Drives the client for a few seconds at `load`.
+pub async fn measure(
+    load: LoadKind,
+    seed: u64,
+    clock: &Clock,
+    tokenizer: Arc<ChatTokenizer>,
+) -> Result<Preflight> {
+    let folder = Folder::new(clock)?;
+    let mut server = Server::start(&folder.0.join("truth.jsonl"))?;
+    let config = HttpConfig {
+        base: parse_base(&server.base)?,
+        model: String::new(),
+        api_key: None,
+        extra_body: Map::new(),
+    };
+    let backend = HttpBackend::connect(config, clock.clone()).await;
+    let backend = backend.map_err(|failure| anyhow!("{}", failure.message))?;
+    backend.prepare(connections(load));
+    let maker = SessionMaker::new(spec::load(WORKLOAD)?, seed, Arc::clone(&tokenizer))?;
+    let (words, load) = match load {
+        LoadKind::Open(rate, _) => {
+            let rate = rate.max(LOWEST_RATE);
+            let schedule = maker.open(Arrivals::Poisson, rate, DURATION_S, None);
+            (
+                format!("open loop, {rate} requests per second"),
+                Load::Open(schedule.sessions),
+            )
+        }
+        LoadKind::Closed(users) => {
+            let ready = maker.ahead(u64::from(users) * 4);
+            let spread = Nanos::from_secs_f64(0.5 / f64::from(users));
+            (
+                format!("closed loop, {users} users"),
+                Load::Closed {
+                    users,
+                    spread,
+                    ready,
+                },
+            )
+        }
+    };
+    // The connections are there by now.
+    clock.sleep(Nanos(100_000_000)).await;
+    let path = folder.0.join("requests.jsonl");
+    let start = clock.now();
+    let cpu_before = crate::host::process_cpu_s();
+    drive(Arc::new(backend), Arc::new(maker), tokenizer, load, &path, start).await?;
+    let wall_s = clock.now().since(start).as_secs_f64();
+    let cpu_s = crate::host::process_cpu_s()
+        .zip(cpu_before)
+        .map(|(now, before)| now - before);
+    let truth = server.finish()?;
+    let mut preflight = compare(&read_records(&path)?, &truth, clock.monotonic_ns(start));
+    ensure!(
+        preflight.requests > 0,
+        "no request to the ground truth finished in {DURATION_S} s"
+    );
+    preflight.load = words;
+    preflight.duration_s = DURATION_S;
+    preflight.cpu_cores_used = cpu_s.map(|cpu| cpu / wall_s.max(1e-9));
+    let tokens = preflight.tokens as f64;
+    preflight.cpu_ms_per_1000_tokens = cpu_s.map(|cpu| cpu * 1e6 / tokens.max(1.0));
+    Ok(preflight)
+}
+
+/// Connections that a load is likely to need at once. Users need one each; at a rate nobody knows
+/// how long a server takes, and those that are missing are made as they are needed.
+pub fn connections(load: LoadKind) -> usize {
+    const LIKELY_S: f64 = 2.0;
+    match load {
+        LoadKind::Closed(users) => users as usize,
+        LoadKind::Open(rate, _) => ((rate * LIKELY_S).ceil() as usize).clamp(1, 1000),
+    }
+}
+
+async fn drive(
+    backend: Arc<dyn Backend>,
+    maker: Arc<SessionMaker>,
+    tokenizer: Arc<ChatTokenizer>,
+    load: Load,
+    path: &Path,
+    start: Nanos,
+) -> Result<()> {
+    let end = Nanos::from_secs_f64(DURATION_S);
+    let window = Window {
+        start_ns: 0,
+        end_ns: end.0,
+    };
+    let recorder = Recorder::create(path, Accumulator::new(window, None))?;
+    let plan = LoadPlan {
+        load,
+        start,
+        end,
+        drain_end: end.plus(Nanos::from_secs_f64(DRAIN_S)),
+        sampling: SamplingParams {
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            seed: 0,
+        },
+        ignore_eos: true,
+        tokenizer_kind: TokenizerKind::StandIn,
+        think_scale: 0.0,
+        max_requests: None,
+    };
+    // Nobody stops it: a signal ends the program, as before any run.
+    let (_never, stop) = watch::channel(false);
+    let ended = driver::run(backend, maker, tokenizer, plan, recorder.clone(), stop).await;
+    ensure!(
+        ended.lost_conversations == 0,
+        "{} conversations with the ground truth were lost",
+        ended.lost_conversations
+    );
+    match recorder.finish().write_error {
+        Some(error) => Err(error).with_context(|| format!("`{}`", path.display())),
+        None => Ok(()),
+    }
+}
+
+fn read_records(path: &Path) -> Result<Vec<RequestRecord>> {
+    let file = std::fs::File::open(path)?;
+    let read = |line: std::io::Result<String>| Ok(serde_json::from_str(&line?)?);
+    BufReader::new(file).lines().map(read).collect()
+}
+
+/// What the client has against what the server has; `start_ns` is the start of the client's run on
+/// the clock that both share.
+pub fn compare(records: &[RequestRecord], truth: &Record, start_ns: u64) -> Preflight {
+    let mut truths: Vec<(u64, &Truth)> = truth
+        .requests
+        .iter()
+        .filter_map(|truth| Some((truth.ticket()?, truth)))
+        .collect();
+    truths.sort_unstable_by_key(|(ticket, _)| *ticket);
+    let (mut receive, mut lag) = (Vec::new(), Vec::new());
+    let metrics = [Metric::Ttft, Metric::Itl, Metric::Tpot, Metric::E2e];
+    let mut pairs = metrics.map(|metric| (metric, Pairs::default()));
+    let mut requests = 0;
+    for record in records {
+        lag.extend(record.send_lag_ns());
+        let Ok(at) = truths.binary_search_by_key(&record.id, |(ticket, _)| *ticket) else {
+            continue;
+        };
+        let truth = truths[at].1;
+        let alike = record.chunk_ns.len() == truth.sent_ns.len();
+        if record.outcome != Outcome::Ok || truth.outcome != Outcome::Ok || !alike {
+            continue;
+        }
+        requests += 1;
+        let stamps = record.chunk_ns.iter().zip(&truth.sent_ns);
+        receive.extend(stamps.map(|(read, sent)| (start_ns + read).saturating_sub(*sent)));
+        let as_it_was = as_it_was(record, truth);
+        for (metric, pairs) in &mut pairs {
+            values(*metric, record, &mut pairs.reported_ns);
+            values(*metric, &as_it_was, &mut pairs.true_ns);
+        }
+    }
+    Preflight {
+        load: String::new(),
+        duration_s: 0.0,
+        requests,
+        tokens: receive.len() as u64,
+        receive_error_s: Spread::of(receive),
+        send_lag_s: Spread::of(lag),
+        errors: pairs
+            .into_iter()
+            .map(|(metric, pairs)| (metric, pairs.errors()))
+            .collect(),
+        cpu_cores_used: None,
+        cpu_ms_per_1000_tokens: None,
+        marks: Vec::new(),
+    }
+}
+
+/// The record that a client without any error would have made.
+fn as_it_was(record: &RequestRecord, truth: &Truth) -> RequestRecord {
+    RequestRecord {
+        intended_ns: truth.received_ns,
+        sent_ns: Some(truth.received_ns),
+        chunk_ns: truth.sent_ns.clone(),
+        chunk_tokens: truth.tokens.clone(),
+        ..record.clone()
+    }
+}
+
+fn values(metric: Metric, record: &RequestRecord, into: &mut Vec<u64>) {
+    match metric {
+        Metric::Ttft => into.extend(record.ttft_ns()),
+        Metric::Tpot => into.extend(record.tpot_ns()),
+        Metric::E2e => into.extend(record.e2e_ns()),
+        Metric::Itl => into.extend(record.gaps_ns().flat_map(|(gap_ns, tokens)| {
+            let each = gap_ns / u64::from(tokens.max(1));
+            std::iter::repeat_n(each, tokens as usize)
+        })),
+        Metric::TtftFromSend | Metric::ChunkGap | Metric::SendLag | Metric::Queue => {}
+    }
+}
+
+/// A folder of its own that goes away with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(clock: &Clock) -> Result<Self> {
+        let now_ns = clock.monotonic_ns(clock.now());
+        let name = format!("weighbridge-{}-{now_ns}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).with_context(|| format!("`{}`", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "a temporary folder is left behind");
+        }
+    }
+}
+
+/// The child process; it ends when its standard input does, so also when this program dies.
+struct Server {
+    child: Child,
+    base: String,
+    stdin: Option<ChildStdin>,
+    record: PathBuf,
+}
+
+impl Server {
+    fn start(record: &Path) -> Result<Self> {
+        let program = std::env::current_exe().context("the path of this program is not known")?;
+        let mut child = Command::new(&program)
+            .args(["mock", "--listen", "127.0.0.1:0", "--until-stdin-closes"])
+            .arg("--record")
+            .arg(record)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("`{}` cannot be started", program.display()))?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        let stdin = child.stdin.take();
+        let base = line.trim().strip_prefix("listening on ").unwrap_or_default();
+        let server = Self {
+            base: base.to_owned(),
+            child,
+            stdin,
+            record: record.to_owned(),
+        };
+        ensure!(!server.base.is_empty(), "the ground truth did not start");
+        Ok(server)
+    }
+
+    /// Ends it and reads what it did.
+    fn finish(&mut self) -> Result<Record> {
+        self.stdin = None;
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the ground truth ended with {status}");
+        let file = std::fs::File::open(&self.record)?;
+        Ok(Record::from_lines(BufReader::new(file))?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stdin = None;
+        drop(self.child.wait());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mock::record::RecordHead;
+    use reports::TokenCountSource;
+
+    fn record(id: u64, chunk_ns: Vec<u64>) -> RequestRecord {
+        RequestRecord {
+            id,
+            session: id,
+            turn: 0,
+            class: "random".into(),
+            intended_ns: 1_000,
+            pushed_ns: 0,
+            sent_ns: Some(1_030),
+            admitted_ns: None,
+            chunk_tokens: vec![1; chunk_ns.len()],
+            output_tokens: chunk_ns.len() as u64,
+            planned_output_tokens: chunk_ns.len() as u64,
+            chunk_ns,
+            end_ns: Some(9_000),
+            outcome: Outcome::Ok,
+            finish: None,
+            input_tokens: 64,
+            planned_input_tokens: 64,
+            cached_input_tokens: None,
+            token_count_source: TokenCountSource::Usage,
+            error: None,
+        }
+    }
+
+    fn truth(ticket: u64, sent_ns: Vec<u64>) -> Truth {
+        Truth {
+            request: 0,
+            id: Some(format!("wb-1-2-{ticket}")),
+            outcome: Outcome::Ok,
+            received_ns: 7_001_050,
+            planned_ns: sent_ns.clone(),
+            tokens: vec![1; sent_ns.len()],
+            sent_ns,
+            ended_ns: Some(7_009_000),
+        }
+    }
+
+    #[test]
+    fn errors_are_differences_between_what_is_reported_and_what_was() {
+        // The client's run began at 7,000,000 ns of the clock that both share.
+        let records = [
+            record(3, vec![2_060, 3_040, 4_090]),
+            record(5, vec![2_000]),
+            record(6, vec![2_000]),
+        ];
+        let cut = Truth {
+            outcome: Outcome::Cancelled,
+            ..truth(5, vec![7_001_999])
+        };
+        let record = Record {
+            head: RecordHead {
+                started_ns: 0,
+                connections: 1,
+            },
+            requests: vec![cut, truth(3, vec![7_002_000, 7_003_000, 7_004_000])],
+        };
+        let found = compare(&records, &record, 7_000_000);
+        assert_eq!((found.requests, found.tokens), (1, 3));
+        let ns = |seconds: f64| (seconds * 1e9).round() as u64;
+        let spread = found.receive_error_s;
+        assert_eq!([spread.p50, spread.max].map(ns), [60, 90]);
+        assert_eq!(ns(found.send_lag_s.p50), 30);
+        let of = |metric, figure: &str| {
+            let error = found.errors[&metric][figure];
+            (ns(error.reported_s), ns(error.true_s), ns(error.error_s()))
+        };
+        assert_eq!(of(Metric::Ttft, "p50"), (1_060, 950, 110));
+        assert_eq!(of(Metric::Itl, "p50"), (980, 1_000, 20));
+        assert_eq!(of(Metric::Itl, "p99"), (1_050, 1_000, 50));
+        assert_eq!(of(Metric::Tpot, "p50"), (1_015, 1_000, 15));
+        assert_eq!(of(Metric::E2e, "p99"), (3_090, 2_950, 140));
+    }
+
+    #[test]
+    fn connections_follow_the_load() {
+        let open = |rate| connections(LoadKind::Open(rate, Arrivals::Poisson));
+        assert_eq!((open(0.1), open(20.0), open(1e5)), (1, 40, 1000));
+        assert_eq!(connections(LoadKind::Closed(2000)), 2000);
+    }
+}
