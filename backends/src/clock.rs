@@ -177,9 +177,11 @@ impl Clock {
                 .on_thread_park(move || shared.advance())
                 .build()
         } else {
+            // A second worker on one processor would only be in the way.
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
             tokio::runtime::Builder::new_multi_thread()
                 .enable_io()
-                .worker_threads(2)
+                .worker_threads(processors.min(2))
                 .build()
         };
         built.expect("the async runtime can be started")

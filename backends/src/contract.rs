@@ -64,6 +64,17 @@ pub struct Ticket {
     pub id: u64,
     /// It is sent at this instant, or as soon as possible after it.
     pub due: Nanos,
+    /// How soon its events are wanted.
+    pub delivery: Delivery,
+}
+
+/// How soon events are wanted. Their instants are the same either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// As they come: somebody acts on them.
+    AtOnce,
+    /// When it costs least, within [`Backend::delivery_delay`].
+    Lazy,
 }
 
 /// A prompt in both forms: engines in this process read the tokens, servers the messages.

@@ -20,6 +20,6 @@ pub mod sim;
 
 pub use clock::{Clock, Nanos};
 pub use contract::{
-    Backend, Event, EventKind, Failure, FailureCause, FinishReason, Gauges, Prompt, Request,
+    Backend, Delivery, Event, EventKind, Failure, FailureCause, FinishReason, Gauges, Prompt, Request,
     SystemInfo, Ticket, TokenStream, Usage,
 };

@@ -73,7 +73,7 @@ struct Options {
     #[arg(long, default_value_t = 5)]
     repeat: usize,
     /// How long each time
-    #[arg(long, default_value_t = 6.0)]
+    #[arg(long, default_value_t = 9.0)]
     seconds: f64,
     /// The program
     #[arg(long, default_value = "target/release/weighbridge")]
@@ -166,8 +166,8 @@ fn measure(
     let begun = match load {
         Load::Open(_) => records.iter().filter(in_time).count() as f64 / asked,
         Load::Closed(users) => {
-            // Steady state: finished in the last part of the run, when all users were there.
-            let from = first.unwrap_or_default() + (1.5e9) as u64;
+            // Finished in the last part of the run, when all users were there.
+            let from = first.unwrap_or_default() + 4_500_000_000;
             let to = first.unwrap_or_default() + (options.seconds * 1e9) as u64;
             let ended = records
                 .iter()
@@ -308,11 +308,11 @@ fn row(client: &str, load: Load, runs: &[Run]) {
     let ms = |metric: Metric| {
         let figure = |figure: &'static str, reported: bool| {
             median(&move |run: &Run| {
-                let error = run.against.errors[&metric][figure];
-                let seconds = if reported {
-                    error.reported_s
-                } else {
-                    error.true_s
+                let seconds = match run.against.errors[&metric].get(figure) {
+                    Some(error) if reported => error.reported_s,
+                    Some(error) => error.true_s,
+                    // Too few values.
+                    None => f64::NAN,
                 };
                 seconds * 1e3
             })

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backends::{
-    Backend, Clock, Event, EventKind, FailureCause, FinishReason, Nanos, Request, Ticket,
+    Backend, Clock, Delivery, Event, EventKind, FailureCause, FinishReason, Nanos, Request, Ticket,
     TokenStream, Usage,
 };
 use models::{ChatTokenizer, SamplingParams, Special};
@@ -292,6 +292,10 @@ impl Seat {
         let ticket = Ticket {
             id: record.id,
             due: self.start.plus(intended),
+            delivery: match turn.cancel_after {
+                Some(_) => Delivery::AtOnce,
+                None => Delivery::Lazy,
+            },
         };
         let stream = self.backend.submit_at(request, ticket);
         self.recorder.live().sent.fetch_add(1, Ordering::Relaxed);
@@ -392,7 +396,8 @@ fn new_record(id: u64, session: &Session, turn: &Turn, intended: Nanos) -> Reque
         pushed_ns: 0,
         sent_ns: None,
         admitted_ns: None,
-        chunk_ns: Vec::new(),
+        // Mostly one chunk for each token.
+        chunk_ns: Vec::with_capacity(turn.output_tokens.min(8192) as usize),
         chunk_tokens: Vec::new(),
         end_ns: None,
         outcome: Outcome::Unfinished,
@@ -565,6 +570,107 @@ mod tests {
         assert_eq!(spread(9, &[3, 6, 9]), [2, 3, 4]);
         assert_eq!(spread(1, &[3, 3]), [0, 1]);
         assert_eq!(spread(0, &[3]), [0]);
+    }
+
+    /// The stream of `metrics.md` as eight servers write it: each event at its instant in
+    /// milliseconds, role at 40, content at 100 to 180, usage at 190, end at 191.
+    const GOLDEN: [(&str, &[u8], &[u64]); 9] = [
+        (
+            "vllm",
+            include_bytes!("../../backends/corpus/vllm.sse"),
+            &[40, 100, 120, 140, 160, 180, 180, 190, 191],
+        ),
+        (
+            "vllm-reasoning",
+            include_bytes!("../../backends/corpus/vllm-reasoning.sse"),
+            &[40, 100, 120, 140, 160, 180, 185, 190, 191],
+        ),
+        (
+            "sglang",
+            include_bytes!("../../backends/corpus/sglang.sse"),
+            &[40, 100, 120, 140, 160, 180, 190, 190, 191],
+        ),
+        (
+            "mindie",
+            include_bytes!("../../backends/corpus/mindie.sse"),
+            &[40, 100, 120, 140, 160, 180, 191],
+        ),
+        (
+            "lmdeploy",
+            include_bytes!("../../backends/corpus/lmdeploy.sse"),
+            &[40, 100, 120, 140, 160, 180, 181, 190, 191],
+        ),
+        // Its role comes together with the first token.
+        (
+            "xllm",
+            include_bytes!("../../backends/corpus/xllm.sse"),
+            &[100, 100, 120, 140, 160, 180, 190, 190, 191],
+        ),
+        (
+            "llama-cpp",
+            include_bytes!("../../backends/corpus/llama-cpp.sse"),
+            &[40, 100, 120, 140, 160, 180, 180, 190, 191],
+        ),
+        // A ping comes between two tokens.
+        (
+            "llama-cpp-python",
+            include_bytes!("../../backends/corpus/llama-cpp-python.sse"),
+            &[40, 100, 120, 140, 150, 160, 180, 185, 190, 191],
+        ),
+        (
+            "tensorrt-llm",
+            include_bytes!("../../backends/corpus/tensorrt-llm.sse"),
+            &[40, 100, 120, 140, 160, 180, 190, 190, 191],
+        ),
+    ];
+
+    fn golden_record(body: &[u8], instants_ms: &[u64]) -> RequestRecord {
+        let text = std::str::from_utf8(body).expect("the corpus is UTF-8");
+        let end = if text.contains("\r\n") { "\r\n\r\n" } else { "\n\n" };
+        let events: Vec<&str> = text.split_inclusive(end).collect();
+        assert_eq!(events.len(), instants_ms.len());
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let (mut reader, mut seen) = (backends::http::AnswerReader::default(), Vec::new());
+        reader.read(Nanos(1), head.as_bytes(), &mut seen);
+        for (event, ms) in events.iter().zip(instants_ms) {
+            reader.read(Nanos(ms * 1_000_000), event.as_bytes(), &mut seen);
+        }
+        reader.close(Nanos(192_000_000), None, &mut seen);
+        let source = models::ModelSource::parse("ref-tiny").expect("built in");
+        let tokenizer = models::load_tokenizer(&source).expect("made in memory").1;
+        let workload = crate::workload::spec::load("random:64/10").expect("a shape");
+        let maker = SessionMaker::new(workload, 1, Arc::clone(&tokenizer)).expect("it renders");
+        let session = maker.make_closed(0);
+        let mut answer = Answer {
+            record: new_record(0, &session, &session.turns[0], Nanos::ZERO),
+            reply: Reply::default(),
+            texts: vec![],
+            coalesced: 0,
+        };
+        answer.record.sent_ns = Some(0);
+        for event in seen {
+            if answer.take(event.at, event.kind).is_break() {
+                break;
+            }
+        }
+        answer.settle(&tokenizer, TokenizerKind::StandIn);
+        answer.record
+    }
+
+    #[test]
+    fn the_golden_stream_gives_its_figures_from_every_server() {
+        for (name, body, instants) in GOLDEN {
+            let record = golden_record(body, instants);
+            assert_eq!(record.outcome, Outcome::Ok, "{name}: {:?}", record.error);
+            assert_eq!((record.input_tokens, record.output_tokens), (31, 10), "{name}");
+            assert_eq!(record.chunk_tokens, [2; 5], "{name}");
+            let figures = (record.ttft_ns(), record.tpot_ns(), record.e2e_ns());
+            let ms = |ms: u64| Some(ms * 1_000_000);
+            assert_eq!(figures, (ms(100), ms(10), ms(180)), "{name}");
+            let gaps: Vec<(u64, u32)> = record.gaps_ns().collect();
+            assert_eq!(gaps, [(20_000_000, 2); 4], "{name}: ITL is 10 ms for each token");
+            assert_eq!(record.end_ns, ms(191), "{name}");
+        }
     }
 
     proptest! {

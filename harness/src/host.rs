@@ -3,8 +3,7 @@
 //! Invariant: what cannot be found out is said to be unknown, never guessed.
 
 use reports::schema::HostInfo;
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate};
-use sysinfo::{RefreshKind, System};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 /// What the machine is.
 pub fn host_info() -> HostInfo {
@@ -35,7 +34,16 @@ pub fn logical_cpus() -> u32 {
 }
 
 /// CPU seconds that this process has used so far.
+#[cfg(unix)]
 pub fn process_cpu_s() -> Option<f64> {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Some(used.tv_sec as f64 + used.tv_nsec as f64 / 1e9)
+}
+
+/// CPU seconds that this process has used so far, to the resolution of the process table.
+#[cfg(not(unix))]
+pub fn process_cpu_s() -> Option<f64> {
+    use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate};
     let id = Pid::from_u32(std::process::id());
     let mut system = System::new().ok()?;
     let kind = ProcessRefreshKind::nothing().with_cpu();

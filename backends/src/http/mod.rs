@@ -28,7 +28,7 @@ use tokio::net::{TcpStream, lookup_host};
 
 use crate::clock::{Clock, Nanos};
 use crate::contract::{
-    Backend, Failure, FailureCause, Request, SystemInfo, Ticket, TokenStream,
+    Backend, Delivery, Failure, FailureCause, Request, SystemInfo, Ticket, TokenStream,
 };
 use reactor::{Outgoing, Reactor};
 use wire::{Part, WireReader};
@@ -167,6 +167,7 @@ impl Backend for HttpBackend {
         let ticket = Ticket {
             id: 0,
             due: Nanos::ZERO,
+            delivery: Delivery::AtOnce,
         };
         self.submit_at(request, ticket)
     }
@@ -182,6 +183,7 @@ impl Backend for HttpBackend {
         );
         self.reactor.send(Outgoing {
             due: ticket.due,
+            delivery: ticket.delivery,
             bytes: [self.head.as_bytes(), rest.as_bytes(), &body].concat(),
             events,
         });

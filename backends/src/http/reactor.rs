@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use crate::alarm::Alarm;
 use crate::clock::{Clock, Nanos};
-use crate::contract::{Event, EventKind, Failure, FailureCause};
+use crate::contract::{Delivery, Event, EventKind, Failure, FailureCause};
 
 use super::answer::{AnswerReader, Connection as Then};
 
@@ -37,13 +37,13 @@ const FIRST_CONNECTION: usize = 2;
 const PARSE_SLICE: usize = 8;
 /// Connections that are looked after in one go.
 const TEND_SLICE: usize = 32;
-/// Events wait so long at most to be handed over, while their stream goes on.
-const HOLD: Nanos = Nanos(50_000_000);
+/// Events that are not wanted at once wait so long to be handed over, while their stream goes on.
+const HOLD: Nanos = Nanos(500_000_000);
 /// All connections are looked after once in this time: streams that were dropped, events that
 /// still wait, answers whose end has come but not that of their body.
-const TEND_EVERY: Nanos = Nanos(100_000_000);
+const TEND_EVERY: Nanos = Nanos(250_000_000);
 /// So long an event waits in the worst case, with some room for a busy machine.
-pub(super) const LONGEST_HOLD: Nanos = Nanos(400_000_000);
+pub(super) const LONGEST_HOLD: Nanos = Nanos(1_000_000_000);
 /// How long the end of a body may take after the mark of the end.
 const PATIENCE: Nanos = Nanos(1_000_000_000);
 
@@ -52,6 +52,8 @@ const PATIENCE: Nanos = Nanos(1_000_000_000);
 pub(super) struct Outgoing {
     /// Not before this instant.
     pub(super) due: Nanos,
+    /// How soon its events are wanted.
+    pub(super) delivery: Delivery,
     /// Head and body.
     pub(super) bytes: Vec<u8>,
     /// Where its events go.
@@ -202,6 +204,7 @@ struct InFlight {
     answer: AnswerReader,
     events: mpsc::UnboundedSender<Event>,
     held: Vec<Event>,
+    delivery: Delivery,
     /// When the oldest event in `held` came, or the last one of all.
     since: Nanos,
 }
@@ -291,7 +294,12 @@ impl Sockets {
 
     /// Writes a request, on a kept connection or a new one.
     fn start(&mut self, outgoing: Outgoing) {
-        let Outgoing { bytes, events, .. } = outgoing;
+        let Outgoing {
+            delivery,
+            bytes,
+            events,
+            ..
+        } = outgoing;
         let at = self.clock.now();
         let sent = Event {
             at,
@@ -317,6 +325,7 @@ impl Sockets {
             answer: AnswerReader::default(),
             events,
             held: vec![sent],
+            delivery,
             since: at,
         });
         connection.out = bytes;
@@ -546,7 +555,8 @@ impl Connection {
         let then = request.answer.read(at, bytes, &mut request.held);
         let wanted = match then {
             Then::Read if !request.answer.has_ended() => {
-                at.since(request.since) < HOLD || request.hand_over()
+                let waits = request.delivery == Delivery::Lazy && at.since(request.since) < HOLD;
+                waits || request.hand_over()
             }
             Then::Read | Then::Keep | Then::Close => request.hand_over(),
         };

@@ -37,6 +37,9 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
     let plan = plan::resolve(&args.flags, args.scenario.as_deref())?;
     // Before any thread is started.
     let threads = set_engine_threads(plan.threads);
+    if let Target::Http(_) = plan.target {
+        crate::limits::raise_file_limit();
+    }
     let served = load_model(&plan)?;
     let info = served.info().clone();
     let tokenizer = served.tokenizer();

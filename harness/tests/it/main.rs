@@ -2,6 +2,7 @@
 
 mod command;
 mod faults;
+mod mock;
 mod page;
 mod runs;
 mod server;

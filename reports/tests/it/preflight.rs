@@ -8,17 +8,17 @@ use crate::synthetic::{self, Story};
 /// The same error in every figure of every metric.
 pub(crate) fn preflight(error_ns: u64) -> Preflight {
     let pairs = Pairs {
-        reported_ns: vec![20_000_000 + error_ns; 9],
-        true_ns: vec![20_000_000; 9],
+        reported_ns: vec![20_000_000 + error_ns; 120],
+        true_ns: vec![20_000_000; 120],
     };
     let metrics = [Metric::Ttft, Metric::Itl, Metric::Tpot, Metric::E2e];
     Preflight {
         load: "open loop, 7 requests per second".to_owned(),
         duration_s: 3.0,
-        requests: 9,
-        tokens: 576,
-        receive_error_s: Spread::of(vec![error_ns; 9]),
-        send_lag_s: Spread::of(vec![30_000; 9]),
+        requests: 120,
+        tokens: 7680,
+        receive_error_s: Spread::of(vec![error_ns; 120]),
+        send_lag_s: Spread::of(vec![30_000; 120]),
         errors: metrics.map(|metric| (metric, pairs.errors())).into(),
         cpu_cores_used: Some(0.12),
         cpu_ms_per_1000_tokens: Some(9.5),
@@ -70,5 +70,9 @@ fn quantiles_are_of_nearest_rank_and_empty_is_zero() {
         [50, 90, 99, 100]
     );
     assert_eq!(Spread::of(vec![]), Spread::default());
-    assert_eq!(Pairs::default().errors().len(), 2);
+    let few = Pairs {
+        reported_ns: vec![1; 99],
+        true_ns: vec![1; 99],
+    };
+    assert_eq!(few.errors().into_keys().collect::<Vec<_>>(), ["p50"]);
 }

@@ -1,0 +1,218 @@
+//! The client against the ground truth: nothing is lost, nothing is hidden, and the report says how
+//! large the client's own error was.
+//!
+//! With `WEIGHBRIDGE_LONG=1` the two long ones run at full size: 100,000 requests, and stalls of
+//! 2 s in every 10 s.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdin, Stdio};
+
+use harness::mock::plan::Stall;
+use harness::mock::record::{Record, Truth};
+use reports::stats::{Quantile, nearest_rank};
+use reports::{Outcome, RequestRecord};
+
+use crate::command::{Sandbox, records, report};
+
+/// `weighbridge mock` while a test goes on.
+struct Mock {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    base: String,
+}
+
+impl Mock {
+    fn start(sandbox: &Sandbox, line: &str) -> Self {
+        let always = "mock --listen 127.0.0.1:0 --record truth.jsonl --until-stdin-closes";
+        let line = format!("{always} {line}");
+        let mut child = sandbox
+            .command(&line.split_whitespace().collect::<Vec<_>>())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let stdout = child.stdout.take().expect("piped");
+        let mut said = String::new();
+        BufReader::new(stdout)
+            .read_line(&mut said)
+            .expect("it says where it listens");
+        let base = said.trim().trim_start_matches("listening on ").to_owned();
+        Self {
+            stdin: child.stdin.take(),
+            child,
+            base,
+        }
+    }
+
+    fn finish(mut self, sandbox: &Sandbox) -> Record {
+        self.stdin = None;
+        assert!(self.child.wait().expect("it ends").success());
+        let file = std::fs::File::open(sandbox.path("truth.jsonl")).expect("written");
+        Record::from_lines(BufReader::new(file)).expect("a record")
+    }
+}
+
+fn is_long() -> bool {
+    std::env::var_os("WEIGHBRIDGE_LONG").is_some()
+}
+
+fn by_ticket(record: &Record) -> BTreeMap<u64, &Truth> {
+    let with_ticket = |truth| Some((Truth::ticket(truth)?, truth));
+    record.requests.iter().filter_map(with_ticket).collect()
+}
+
+#[test]
+fn no_request_is_lost_or_called_what_it_was_not() {
+    let sandbox = Sandbox::new();
+    let (requests, rate) = if is_long() { (100_000, 1000) } else { (1200, 200) };
+    let mock = Mock::start(
+        &sandbox,
+        "--ttft uniform:1ms..40ms --itl exp:2ms --chunk-tokens 2 --cuts 3 --crlf --stall 100ms/1s \
+         --errors 0.1 --resets 0.1 --truncations 0.1 --no-done 0.1 --seed 7",
+    );
+    let base = &mock.base;
+    let load = format!("--rate {rate} --requests {requests} --duration 600s --drain 30s");
+    sandbox
+        .run_line(&format!(
+            "run --target {base} --workload random:32/9 {load} --warmup 0s --no-preflight --out out"
+        ))
+        .ends_with(1);
+    let truth = mock.finish(&sandbox);
+    let truths = by_ticket(&truth);
+    let records = records(&sandbox.path("out"));
+    assert_eq!(records.len(), requests, "each was recorded");
+    assert_eq!(truth.requests.len(), requests, "each came once, and none twice");
+    let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
+    for record in &records {
+        let truth = truths[&record.id];
+        assert_eq!(record.outcome, truth.outcome, "{record:?}");
+        *counts.entry(record.outcome).or_default() += 1;
+        // A reset may destroy what was on its way.
+        let came = record.chunk_ns.len();
+        let fits = if record.outcome == Outcome::Reset {
+            came <= truth.sent_ns.len()
+        } else {
+            came == truth.sent_ns.len()
+        };
+        assert!(fits, "{came} of {} chunks", truth.sent_ns.len());
+    }
+    let expected = [
+        Outcome::Ok,
+        Outcome::HttpStatus(500),
+        Outcome::Reset,
+        Outcome::Truncated,
+    ];
+    assert!(
+        expected.iter().all(|outcome| counts[outcome] * 20 > requests) && counts.len() == 4,
+        "{counts:?}"
+    );
+    let found = report(&sandbox.path("out"));
+    let failed: usize = expected[1..].iter().map(|outcome| counts[outcome]).sum();
+    assert_eq!(found.summary.requests.ok, counts[&Outcome::Ok] as u64);
+    assert_eq!(found.summary.requests.failed, failed as u64);
+    println!("{requests} requests, each as the server has it: {counts:?}");
+}
+
+/// TTFT of the schedule: from the intended instant, had the server read the request right then.
+fn scheduled_ttft_ns(record: &RequestRecord, start_ns: u64, truth: &Record, stall: Stall) -> u64 {
+    const WORK_NS: u64 = 50_000_000;
+    let since = start_ns + record.intended_ns - truth.head.started_ns;
+    stall.after(since, WORK_NS) - since
+}
+
+#[test]
+fn a_server_that_stands_still_cannot_hide_it() {
+    let sandbox = Sandbox::new();
+    let (lasts_ms, every_ms, seconds) = if is_long() {
+        (2000, 10_000, 60)
+    } else {
+        (400, 2000, 8)
+    };
+    let line = format!("--ttft 50ms --itl 1ms --stall {lasts_ms}ms/{every_ms}ms");
+    let mock = Mock::start(&sandbox, &line);
+    let base = &mock.base;
+    let load = format!("--rate 120 --arrivals poisson --duration {seconds}s --drain 10s");
+    sandbox.run_line(&format!(
+        "run --target {base} --workload random:32/4 {load} --warmup 0s --no-preflight --out out"
+    ));
+    let truth = mock.finish(&sandbox);
+    let found = report(&sandbox.path("out"));
+    let stall = Stall {
+        every_ns: every_ms * 1_000_000,
+        lasts_ns: lasts_ms * 1_000_000,
+    };
+    let start_ns: u64 = found.run.environment["monotonic_start_ns"]
+        .parse()
+        .expect("a number");
+    let records = records(&sandbox.path("out"));
+    let mut scheduled: Vec<u64> = records
+        .iter()
+        .map(|record| scheduled_ttft_ns(record, start_ns, &truth, stall))
+        .collect();
+    scheduled.sort_unstable();
+    let scheduled = nearest_rank(&scheduled, Quantile::P99).expect("requests") as f64 / 1e9;
+    let reported = found.summary.ttft_s.p99.expect("enough requests");
+    // Lateness can only add; how much it added on this machine is known from both sides' stamps.
+    let truths = by_ticket(&truth);
+    let late_ns = records.iter().filter_map(|record| {
+        let truth = truths.get(&record.id)?;
+        let server = truth.sent_ns.first()?.saturating_sub(*truth.planned_ns.first()?);
+        let received = (start_ns + record.chunk_ns.first()?).saturating_sub(truth.sent_ns[0]);
+        let sent = truth.received_ns.saturating_sub(start_ns + record.intended_ns);
+        Some(server + received + sent)
+    });
+    let late = late_ns.max().expect("requests") as f64 / 1e9;
+    assert!(
+        reported >= 0.99 * scheduled && reported <= 1.01 * scheduled + late,
+        "reported {reported}, by the schedule {scheduled}, late by up to {late}"
+    );
+    assert!(scheduled > 0.9 * lasts_ms as f64 / 1e3, "{scheduled}");
+    println!("TTFT p99 {reported:.4} s, by the schedule {scheduled:.4} s");
+}
+
+#[test]
+fn the_client_s_own_error_is_in_the_report() {
+    let sandbox = Sandbox::new();
+    let mock = Mock::start(&sandbox, "");
+    let line = format!(
+        "run --target {} --workload random:32/8 --rate 30 --duration 3s --warmup 0s --drain 3s",
+        mock.base
+    );
+    let ran = sandbox.run_line(&format!("{line} --out with"));
+    assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.err);
+    assert!(ran.out.contains("Client's own error"), "{}", ran.out);
+    let with = report(&sandbox.path("with")).client_error;
+    let preflight = with.preflight.expect("it was measured");
+    assert!(preflight.requests > 50, "{preflight:?}");
+    assert_eq!(preflight.tokens, 64 * preflight.requests);
+    assert!(preflight.receive_error_s.p50 > 0.0 && preflight.errors.len() == 4);
+    assert_eq!(with.preflight_skipped, None);
+    let ran = sandbox.run_line(&format!("{line} --no-preflight --out without"));
+    assert!(ran.out.contains("own error was not measured"), "{}", ran.out);
+    let without = report(&sandbox.path("without")).client_error;
+    assert_eq!(without.preflight, None);
+    assert!(without.preflight_skipped.is_some_and(|why| why.contains("--no-preflight")));
+    assert_eq!(mock.finish(&sandbox).requests.len(), 2 * records(&sandbox.path("with")).len());
+}
+
+#[test]
+fn mistakes_are_named() {
+    let sandbox = Sandbox::new();
+    sandbox.write("file", "");
+    for (line, part) in [
+        ("mock --ttft soon", "`soon` is not a law of times"),
+        ("mock --stall 10s/2s", "accepted is D/P"),
+        ("mock --errors 1.5", "`--errors` is 1.5"),
+        ("mock --errors 0.6 --resets 0.6", "add up to 1.2"),
+        ("mock --record file/below", "`--record` file/below"),
+        ("mock --listen 127.0.0.1", "--listen"),
+        ("mock --tokens 0", "--tokens"),
+        (
+            "run --target http://127.0.0.1:9/v1 --users 90000 --workload random:32/8",
+            "needs 90000 connections",
+        ),
+    ] {
+        sandbox.run_line(line).ends_with(2).says(part);
+    }
+}
