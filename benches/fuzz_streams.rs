@@ -70,7 +70,11 @@ fn corpus() -> Result<Vec<Vec<u8>>> {
         .collect::<Result<_>>()?;
     paths.sort();
     let streams: Vec<Vec<u8>> = paths.iter().map(std::fs::read).collect::<Result<_, _>>()?;
-    ensure!(streams.len() >= 10, "the corpus has {} streams", streams.len());
+    ensure!(
+        streams.len() >= 10,
+        "the corpus has {} streams",
+        streams.len()
+    );
     Ok(streams)
 }
 
@@ -116,7 +120,10 @@ fn read(reads: &[&[u8]]) -> Vec<Event> {
 }
 
 fn is_end(event: &Event) -> bool {
-    matches!(event.kind, EventKind::Finished { .. } | EventKind::Failed(_))
+    matches!(
+        event.kind,
+        EventKind::Finished { .. } | EventKind::Failed(_)
+    )
 }
 
 /// The same, but for instants and for which content shared a read.
@@ -199,7 +206,10 @@ fn damage(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut ChaCha8Rng) {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "what was found is what this program is for")]
+#[expect(
+    clippy::print_stdout,
+    reason = "what was found is what this program is for"
+)]
 fn print(text: &str) {
     println!("{text}");
 }

@@ -20,6 +20,6 @@ pub mod sim;
 
 pub use clock::{Clock, Nanos};
 pub use contract::{
-    Backend, Delivery, Event, EventKind, Failure, FailureCause, FinishReason, Gauges, Prompt, Request,
-    SystemInfo, Ticket, TokenStream, Usage,
+    Backend, Delivery, Event, EventKind, Failure, FailureCause, FinishReason, Gauges, Prompt,
+    Request, SystemInfo, Ticket, TokenStream, Usage,
 };

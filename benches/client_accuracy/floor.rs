@@ -65,7 +65,8 @@ pub(super) fn run(
         socket.set_nonblocking(true)?;
         let mut socket = TcpStream::from_std(socket);
         let token = Token(key);
-        poll.registry().register(&mut socket, token, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut socket, token, Interest::READABLE)?;
         Ok(Stream {
             socket,
             tail: Vec::new(),

@@ -290,7 +290,9 @@ impl Server {
     fn finish(mut self) -> Result<Record> {
         self.stdin = None;
         self.child.wait()?;
-        Ok(Record::from_lines(BufReader::new(File::open(&self.record)?))?)
+        Ok(Record::from_lines(BufReader::new(File::open(
+            &self.record,
+        )?))?)
     }
 }
 

@@ -129,14 +129,12 @@ pub async fn run(
         } => {
             for user in 0..users {
                 let start = Nanos(spread.0 * u64::from(user));
-                seats.spawn(
-                    seat.clone().hold_closed(
-                        u64::from(user),
-                        u64::from(users),
-                        start,
-                        Arc::clone(&ready),
-                    ),
-                );
+                seats.spawn(seat.clone().hold_closed(
+                    u64::from(user),
+                    u64::from(users),
+                    start,
+                    Arc::clone(&ready),
+                ));
             }
         }
     }
@@ -626,7 +624,11 @@ mod tests {
 
     fn golden_record(body: &[u8], instants_ms: &[u64]) -> RequestRecord {
         let text = std::str::from_utf8(body).expect("the corpus is UTF-8");
-        let end = if text.contains("\r\n") { "\r\n\r\n" } else { "\n\n" };
+        let end = if text.contains("\r\n") {
+            "\r\n\r\n"
+        } else {
+            "\n\n"
+        };
         let events: Vec<&str> = text.split_inclusive(end).collect();
         assert_eq!(events.len(), instants_ms.len());
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
@@ -662,13 +664,21 @@ mod tests {
         for (name, body, instants) in GOLDEN {
             let record = golden_record(body, instants);
             assert_eq!(record.outcome, Outcome::Ok, "{name}: {:?}", record.error);
-            assert_eq!((record.input_tokens, record.output_tokens), (31, 10), "{name}");
+            assert_eq!(
+                (record.input_tokens, record.output_tokens),
+                (31, 10),
+                "{name}"
+            );
             assert_eq!(record.chunk_tokens, [2; 5], "{name}");
             let figures = (record.ttft_ns(), record.tpot_ns(), record.e2e_ns());
             let ms = |ms: u64| Some(ms * 1_000_000);
             assert_eq!(figures, (ms(100), ms(10), ms(180)), "{name}");
             let gaps: Vec<(u64, u32)> = record.gaps_ns().collect();
-            assert_eq!(gaps, [(20_000_000, 2); 4], "{name}: ITL is 10 ms for each token");
+            assert_eq!(
+                gaps,
+                [(20_000_000, 2); 4],
+                "{name}: ITL is 10 ms for each token"
+            );
             assert_eq!(record.end_ns, ms(191), "{name}");
         }
     }

@@ -75,7 +75,9 @@ mod tests {
             (Some(1024), None, "ulimit -n 2064"),
             (Some(100_000), Some(1_000), "1000 ports"),
         ] {
-            let error = check(2000, "`--users`", files, ports).expect_err(part).to_string();
+            let error = check(2000, "`--users`", files, ports)
+                .expect_err(part)
+                .to_string();
             assert!(error.contains(part) && error.contains("2000"), "{error}");
         }
         assert_eq!(port_count("32768\t60999\n"), Some(28_232));

@@ -83,7 +83,15 @@ pub async fn measure(
     let path = folder.0.join("requests.jsonl");
     let start = clock.now();
     let cpu_before = crate::host::process_cpu_s();
-    drive(Arc::new(backend), Arc::new(maker), tokenizer, load, &path, start).await?;
+    drive(
+        Arc::new(backend),
+        Arc::new(maker),
+        tokenizer,
+        load,
+        &path,
+        start,
+    )
+    .await?;
     let wall_s = clock.now().since(start).as_secs_f64();
     let cpu_s = crate::host::process_cpu_s()
         .zip(cpu_before)
@@ -280,7 +288,10 @@ impl Server {
             BufReader::new(stdout).read_line(&mut line)?;
         }
         let stdin = child.stdin.take();
-        let base = line.trim().strip_prefix("listening on ").unwrap_or_default();
+        let base = line
+            .trim()
+            .strip_prefix("listening on ")
+            .unwrap_or_default();
         let server = Self {
             base: base.to_owned(),
             child,
@@ -385,7 +396,12 @@ mod tests {
         assert_eq!(of(Metric::Itl, "p50"), (980, 1_000, 20));
         assert_eq!(of(Metric::Tpot, "p50"), (1_015, 1_000, 15));
         assert_eq!(of(Metric::E2e, "p50"), (3_090, 2_950, 140));
-        assert!(found.errors.values().all(|figures| !figures.contains_key("p99")));
+        assert!(
+            found
+                .errors
+                .values()
+                .all(|figures| !figures.contains_key("p99"))
+        );
     }
 
     #[test]

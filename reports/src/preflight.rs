@@ -127,7 +127,11 @@ impl Pairs {
             ("p50", reported.p50, truth.p50),
             ("p99", reported.p99, truth.p99),
         ];
-        let known = if self.true_ns.len() < P99_VALUES { 1 } else { 2 };
+        let known = if self.true_ns.len() < P99_VALUES {
+            1
+        } else {
+            2
+        };
         figures
             .into_iter()
             .take(known)

@@ -92,7 +92,9 @@ impl AnswerReader {
         }
         let message = match error {
             Some(error) => error.to_string(),
-            None if self.wire.is_untouched() => "the server closed the connection without an answer".into(),
+            None if self.wire.is_untouched() => {
+                "the server closed the connection without an answer".into()
+            }
             None => "the server closed the connection in mid-answer".into(),
         };
         self.content.fail(at, FailureCause::Reset, message, events);

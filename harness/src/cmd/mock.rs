@@ -96,7 +96,8 @@ pub(super) fn run(args: &MockArgs) -> Result<Ending> {
         stall: args.stall,
         faults,
     };
-    let server = serve(args.listen, config).with_context(|| format!("`--listen` {}", args.listen))?;
+    let server =
+        serve(args.listen, config).with_context(|| format!("`--listen` {}", args.listen))?;
     print(&format!("listening on {}\n", server.base()))?;
     wait(args.until_stdin_closes)?;
     let done = server.stop()?;
@@ -117,7 +118,10 @@ fn faults(args: &MockArgs) -> Result<Faults> {
     ];
     for (flag, share) in shares {
         let in_range = (0.0..=1.0).contains(&share);
-        ensure!(in_range, "`{flag}` is {share}; accepted is a share from 0 to 1");
+        ensure!(
+            in_range,
+            "`{flag}` is {share}; accepted is a share from 0 to 1"
+        );
     }
     let total: f64 = shares.iter().map(|(_, share)| share).sum();
     ensure!(
@@ -172,7 +176,10 @@ mod tests {
     #[test]
     fn stalls_are_read() {
         let stall = parse_stall("2s/10s").expect("two durations");
-        assert_eq!((stall.lasts_ns, stall.every_ns), (2_000_000_000, 10_000_000_000));
+        assert_eq!(
+            (stall.lasts_ns, stall.every_ns),
+            (2_000_000_000, 10_000_000_000)
+        );
         for wrong in ["2s", "10s/2s", "2s/2s", "2/10", "/"] {
             let error = parse_stall(wrong).expect_err(wrong);
             assert!(error.contains("accepted"), "{error}");

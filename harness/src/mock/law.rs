@@ -129,7 +129,10 @@ mod tests {
             "exp:",
         ] {
             let error = text.parse::<Law>().expect_err(text).to_string();
-            assert!(error.contains(text) && error.contains("accepted"), "{error}");
+            assert!(
+                error.contains(text) && error.contains("accepted"),
+                "{error}"
+            );
         }
     }
 }

@@ -26,9 +26,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::plan::{AnswerPlan, Ends, PlannedChunk, plan};
 use super::record::{Record, RecordHead, Truth};
-use super::stream::{
-    self, Content, Counts, EventWriter, LAST_CHUNK, STREAM_HEAD, answer, refusal,
-};
+use super::stream::{self, Content, Counts, EventWriter, LAST_CHUNK, STREAM_HEAD, answer, refusal};
 use super::{MockConfig, UsageChunk};
 use crate::random;
 
@@ -329,9 +327,7 @@ impl Server {
                 answer("200 OK", "application/json", list)
             }
             ("GET", "/health") => answer("200 OK", "text/plain", b"ok"),
-            ("GET", "/record") => {
-                answer("200 OK", "application/jsonl", &self.record().to_lines())
-            }
+            ("GET", "/record") => answer("200 OK", "application/jsonl", &self.record().to_lines()),
             (method, path) => refusal("404 Not Found", &format!("no `{method} {path}` here")),
         };
         let connection = self.connections.get_mut(key);
@@ -411,7 +407,8 @@ impl Server {
             then = connection.write(&self.out);
         }
         connection.answer = Some(answer);
-        self.timers.push(Reverse((instants[0], key, connection.serial)));
+        self.timers
+            .push(Reverse((instants[0], key, connection.serial)));
         then
     }
 

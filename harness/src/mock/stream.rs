@@ -154,7 +154,9 @@ fn usage_object(counts: Counts) -> String {
 
 fn text(first_token: u64, tokens: u32) -> String {
     let at = |token: u64| CHARACTERS[(token % CHARACTERS.len() as u64) as usize];
-    (first_token..first_token + u64::from(tokens)).map(at).collect()
+    (first_token..first_token + u64::from(tokens))
+        .map(at)
+        .collect()
 }
 
 #[cfg(test)]

@@ -65,7 +65,11 @@ fn by_ticket(record: &Record) -> BTreeMap<u64, &Truth> {
 #[test]
 fn no_request_is_lost_or_called_what_it_was_not() {
     let sandbox = Sandbox::new();
-    let (requests, rate) = if is_long() { (100_000, 1000) } else { (1200, 200) };
+    let (requests, rate) = if is_long() {
+        (100_000, 1000)
+    } else {
+        (1200, 200)
+    };
     let mock = Mock::start(
         &sandbox,
         "--ttft uniform:1ms..40ms --itl exp:2ms --chunk-tokens 2 --cuts 3 --crlf --stall 100ms/1s \
@@ -82,7 +86,11 @@ fn no_request_is_lost_or_called_what_it_was_not() {
     let truths = by_ticket(&truth);
     let records = records(&sandbox.path("out"));
     assert_eq!(records.len(), requests, "each was recorded");
-    assert_eq!(truth.requests.len(), requests, "each came once, and none twice");
+    assert_eq!(
+        truth.requests.len(),
+        requests,
+        "each came once, and none twice"
+    );
     let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
     for record in &records {
         let truth = truths[&record.id];
@@ -104,7 +112,10 @@ fn no_request_is_lost_or_called_what_it_was_not() {
         Outcome::Truncated,
     ];
     assert!(
-        expected.iter().all(|outcome| counts[outcome] * 20 > requests) && counts.len() == 4,
+        expected
+            .iter()
+            .all(|outcome| counts[outcome] * 20 > requests)
+            && counts.len() == 4,
         "{counts:?}"
     );
     let found = report(&sandbox.path("out"));
@@ -157,9 +168,14 @@ fn a_server_that_stands_still_cannot_hide_it() {
     let truths = by_ticket(&truth);
     let late_ns = records.iter().filter_map(|record| {
         let truth = truths.get(&record.id)?;
-        let server = truth.sent_ns.first()?.saturating_sub(*truth.planned_ns.first()?);
+        let server = truth
+            .sent_ns
+            .first()?
+            .saturating_sub(*truth.planned_ns.first()?);
         let received = (start_ns + record.chunk_ns.first()?).saturating_sub(truth.sent_ns[0]);
-        let sent = truth.received_ns.saturating_sub(start_ns + record.intended_ns);
+        let sent = truth
+            .received_ns
+            .saturating_sub(start_ns + record.intended_ns);
         Some(server + received + sent)
     });
     let late = late_ns.max().expect("requests") as f64 / 1e9;
@@ -189,11 +205,22 @@ fn the_client_s_own_error_is_in_the_report() {
     assert!(preflight.receive_error_s.p50 > 0.0 && preflight.errors.len() == 4);
     assert_eq!(with.preflight_skipped, None);
     let ran = sandbox.run_line(&format!("{line} --no-preflight --out without"));
-    assert!(ran.out.contains("own error was not measured"), "{}", ran.out);
+    assert!(
+        ran.out.contains("own error was not measured"),
+        "{}",
+        ran.out
+    );
     let without = report(&sandbox.path("without")).client_error;
     assert_eq!(without.preflight, None);
-    assert!(without.preflight_skipped.is_some_and(|why| why.contains("--no-preflight")));
-    assert_eq!(mock.finish(&sandbox).requests.len(), 2 * records(&sandbox.path("with")).len());
+    assert!(
+        without
+            .preflight_skipped
+            .is_some_and(|why| why.contains("--no-preflight"))
+    );
+    assert_eq!(
+        mock.finish(&sandbox).requests.len(),
+        2 * records(&sandbox.path("with")).len()
+    );
 }
 
 #[test]

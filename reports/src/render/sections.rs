@@ -328,7 +328,10 @@ fn own_error(preflight: &Preflight) -> Vec<Row> {
     );
     let mut rows = vec![
         text("Own error measured against the ground truth at", measured),
-        text("Receive error, per chunk", spread(preflight.receive_error_s)),
+        text(
+            "Receive error, per chunk",
+            spread(preflight.receive_error_s),
+        ),
         text("Send lag there", spread(preflight.send_lag_s)),
     ];
     for (metric, errors) in &preflight.errors {

@@ -233,10 +233,17 @@ fn own_error(report: &Report, paint: Paint) -> Vec<String> {
     };
     let error = preflight.receive_error_s;
     let figure = Figure::plain(duration(error.p50));
-    let after = format!("at p50, {} at p99 ({})", duration(error.p99), preflight.load);
+    let after = format!(
+        "at p50, {} at p99 ({})",
+        duration(error.p99),
+        preflight.load
+    );
     let mut lines = vec![line("Client's own error", &figure, &after, paint)];
     if !preflight.marks.is_empty() {
-        let note = format!("{} more than 5 % of it is the client's own error", DOUBTFUL.trim());
+        let note = format!(
+            "{} more than 5 % of it is the client's own error",
+            DOUBTFUL.trim()
+        );
         lines.extend(wrapped(&note, "  ").iter().map(|text| paint.dim(text)));
     }
     lines

@@ -143,9 +143,8 @@ async fn own_error(
     }
     note("measuring the client's own error against the bundled ground truth …");
     let measured = preflight::measure(plan.load, plan.seed, clock, Arc::clone(tokenizer)).await;
-    let measured = measured.context(
-        "the client's own error could not be measured; `--no-preflight` runs without",
-    )?;
+    let measured = measured
+        .context("the client's own error could not be measured; `--no-preflight` runs without")?;
     Ok(Some(measured))
 }
 
