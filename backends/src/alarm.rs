@@ -104,15 +104,11 @@ mod linux {
             if self.set_to_ns == at_ns {
                 return Ok(());
             }
-            const ZERO: Timespec = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
             let at = Itimerspec {
-                it_interval: ZERO,
+                it_interval: Timespec::default(),
                 it_value: Timespec {
-                    tv_sec: (at_ns / 1_000_000_000) as i64,
-                    tv_nsec: (at_ns % 1_000_000_000) as i64,
+                    tv_sec: (at_ns / 1_000_000_000).cast_signed(),
+                    tv_nsec: (at_ns % 1_000_000_000).cast_signed(),
                 },
             };
             timerfd_settime(&self.descriptor, TimerfdTimerFlags::ABSTIME, &at)?;

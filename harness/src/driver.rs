@@ -58,15 +58,19 @@ pub struct LoadPlan {
 pub enum Load {
     /// The schedule.
     Open(Vec<Session>),
-    /// Users, the first of whom begin `spread` apart.
-    Closed {
-        /// How many.
-        users: u32,
-        /// Between the first messages of two users.
-        spread: Nanos,
-        /// The first conversations, made before the run; later ones are made as they are needed.
-        ready: Arc<[Session]>,
-    },
+    /// Users.
+    Closed(Users),
+}
+
+/// The users of a closed loop.
+#[derive(Debug, Clone)]
+pub struct Users {
+    /// How many.
+    pub count: u32,
+    /// Between the first messages of two of them.
+    pub spread: Nanos,
+    /// The first conversations, made before the run; later ones are made as they are needed.
+    pub ready: Arc<[Session]>,
 }
 
 /// Runs the load to its end, or until `stop` turns true.
@@ -122,19 +126,9 @@ pub async fn run(
                 seats.spawn(seat.clone().hold_open(session, ids));
             }
         }
-        Load::Closed {
-            users,
-            spread,
-            ready,
-        } => {
-            for user in 0..users {
-                let start = Nanos(spread.0 * u64::from(user));
-                seats.spawn(seat.clone().hold_closed(
-                    u64::from(user),
-                    u64::from(users),
-                    start,
-                    Arc::clone(&ready),
-                ));
+        Load::Closed(users) => {
+            for user in 0..users.count {
+                seats.spawn(seat.clone().hold_closed(user, users.clone()));
             }
         }
     }
@@ -219,10 +213,10 @@ impl Seat {
     }
 
     /// A user of a closed loop: one conversation after another.
-    async fn hold_closed(mut self, user: u64, users: u64, start: Nanos, ready: Arc<[Session]>) {
-        let mut intended = start;
-        for index in (user..).step_by(users.max(1) as usize) {
-            let session = match ready.get(index as usize) {
+    async fn hold_closed(mut self, user: u32, users: Users) {
+        let mut intended = Nanos(users.spread.0 * u64::from(user));
+        for index in (u64::from(user)..).step_by(users.count.max(1) as usize) {
+            let session = match users.ready.get(index as usize) {
                 Some(session) => session.clone(),
                 None => self.maker.make_closed(index),
             };

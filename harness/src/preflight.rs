@@ -21,7 +21,7 @@ use serde_json::Map;
 use tokio::sync::watch;
 
 use crate::arrivals::Arrivals;
-use crate::driver::{self, Load, LoadPlan};
+use crate::driver::{self, Load, LoadPlan, Users};
 use crate::mock::record::{Record, Truth};
 use crate::plan::{LoadKind, TokenizerKind};
 use crate::recorder::Recorder;
@@ -70,11 +70,11 @@ pub async fn measure(
             let spread = Nanos::from_secs_f64(0.5 / f64::from(users));
             (
                 format!("closed loop, {users} users"),
-                Load::Closed {
-                    users,
+                Load::Closed(Users {
+                    count: users,
                     spread,
                     ready,
-                },
+                }),
             )
         }
     };

@@ -43,7 +43,7 @@ struct Content {
     finish: Option<FinishReason>,
     usage: Option<Usage>,
     /// Content has come with the present read already.
-    content_in_read: bool,
+    shares_read: bool,
     /// The last event is out.
     has_ended: bool,
 }
@@ -66,7 +66,7 @@ impl AnswerReader {
     /// Takes the bytes of one read at `at` and adds what they say to `events`.
     pub fn read(&mut self, at: Nanos, bytes: &[u8], events: &mut Vec<Event>) -> Connection {
         let content = &mut self.content;
-        content.content_in_read = false;
+        content.shares_read = false;
         let read = self.wire.read(bytes, |part| content.take(at, part, events));
         if let Err(error) = read {
             content.fail(at, FailureCause::BadStream, error.to_string(), events);
@@ -178,7 +178,7 @@ impl Content {
         // Some servers count along in every chunk; the last count is the whole.
         self.usage = chunk.usage.or(self.usage);
         if !chunk.text.is_empty() {
-            let coalesced = std::mem::replace(&mut self.content_in_read, true);
+            let coalesced = std::mem::replace(&mut self.shares_read, true);
             let kind = EventKind::Text {
                 text: chunk.text,
                 coalesced,

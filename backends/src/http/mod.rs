@@ -206,7 +206,7 @@ fn head(config: &HttpConfig, method: &str, path: &str) -> Result<String, Failure
             let message = "the API key holds a character no header may";
             return Err(Failure::new(FailureCause::Connect, message));
         }
-        head.push_str(&format!("Authorization: Bearer {key}\r\n"));
+        head.extend(["Authorization: Bearer ", key, "\r\n"]);
     }
     Ok(head)
 }

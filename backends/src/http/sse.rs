@@ -25,10 +25,11 @@ const BYTE_ORDER_MARK: &[u8] = &[0xEF, 0xBB, 0xBF];
 impl SseReader {
     /// Takes the bytes of one read and calls `event` with the data of each event completed by them.
     pub(super) fn read(&mut self, mut bytes: &[u8], mut event: impl FnMut(&[u8])) {
-        if let [first, rest @ ..] = bytes {
-            if std::mem::take(&mut self.after_cr) && *first == b'\n' {
-                bytes = rest;
-            }
+        if let [first, rest @ ..] = bytes
+            && std::mem::take(&mut self.after_cr)
+            && *first == b'\n'
+        {
+            bytes = rest;
         }
         while let Some(end) = memchr2(b'\n', b'\r', bytes) {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);

@@ -173,6 +173,17 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
+impl Asked {
+    fn wants_usage(&self, when: UsageChunk) -> bool {
+        let options = self.stream_options.as_ref();
+        match when {
+            UsageChunk::Always => true,
+            UsageChunk::Never => false,
+            UsageChunk::Asked => options.and_then(|o| o.include_usage) == Some(true),
+        }
+    }
+}
+
 /// A request that has been read.
 struct Request {
     method: String,
@@ -375,18 +386,13 @@ impl Server {
             self.end(number, Outcome::HttpStatus(status));
             return then;
         }
-        let wants = asked.stream_options.as_ref().and_then(|o| o.include_usage);
         let mut answer = Answer {
             number,
             form,
             received,
             next: 0,
             head_is_out: false,
-            usage: match self.config.usage {
-                UsageChunk::Always => true,
-                UsageChunk::Never => false,
-                UsageChunk::Asked => wants == Some(true),
-            },
+            usage: asked.wants_usage(self.config.usage),
             counts: Counts {
                 // Nothing is tokenised here; four bytes to a token is as good as any number.
                 prompt: request.body.len() as u64 / 4,

@@ -232,13 +232,13 @@ fn own_error(report: &Report, paint: Paint) -> Vec<String> {
         return Vec::new();
     };
     let error = preflight.receive_error_s;
-    let figure = Figure::plain(duration(error.p50));
-    let after = format!(
+    let mut figure = Figure::plain(duration(error.p50));
+    figure.interval = format!(
         "at p50, {} at p99 ({})",
         duration(error.p99),
         preflight.load
     );
-    let mut lines = vec![line("Client's own error", &figure, &after, paint)];
+    let mut lines = vec![line("Client's own error", &figure, "", paint)];
     if !preflight.marks.is_empty() {
         let note = format!(
             "{} more than 5 % of it is the client's own error",

@@ -15,7 +15,7 @@ use reports::{Accumulator, Window};
 use tokio::sync::watch;
 
 use crate::cmd::{interrupt, note};
-use crate::driver::{self, Ended, Load, LoadPlan};
+use crate::driver::{self, Ended, Load, LoadPlan, Users};
 use crate::plan::{LoadKind, Plan};
 use crate::preflight;
 use crate::progress;
@@ -232,11 +232,11 @@ fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
             let cycle_s = maker.mean_cycle_s().min(end_s);
             let spread = Nanos::from_secs_f64(cycle_s / f64::from(users));
             Prepared {
-                load: Load::Closed {
-                    users,
+                load: Load::Closed(Users {
+                    count: users,
                     spread,
                     ready: maker.ahead(sessions_ahead(plan, users, cycle_s)),
-                },
+                }),
                 realised,
                 hash,
                 end_s,
