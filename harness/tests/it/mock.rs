@@ -76,7 +76,7 @@ fn no_request_is_lost_or_called_what_it_was_not() {
          --errors 0.1 --resets 0.1 --truncations 0.1 --no-done 0.1 --seed 7",
     );
     let base = &mock.base;
-    let load = format!("--rate {rate} --requests {requests} --duration 600s --drain 30s");
+    let load = format!("--rate {rate} --requests {requests} --duration 600s --drain 600s");
     sandbox
         .run_line(&format!(
             "run --target {base} --workload random:32/9 {load} --warmup 0s --no-preflight --out out"
