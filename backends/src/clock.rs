@@ -15,7 +15,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -300,6 +300,14 @@ fn pace(shared: &std::sync::Weak<Shared>) {
 )]
 fn wall_now() -> Instant {
     Instant::now()
+}
+
+/// Nanoseconds since this was first asked in the process. For measuring computations, which no
+/// run's clock drives; everything in a run goes by its [`Clock`].
+pub fn process_nanos() -> u64 {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(wall_now);
+    let origin = *ORIGIN;
+    wall_now().duration_since(origin).as_nanos() as u64
 }
 
 /// Completes at its deadline. Dropping it takes the timer back.

@@ -16,6 +16,5 @@ pub mod random;
 pub mod recorder;
 pub mod scenario;
 pub mod target;
-pub mod threads;
 pub mod units;
 pub mod workload;

@@ -7,6 +7,7 @@ mod generate;
 mod models;
 mod report;
 mod run;
+mod speed;
 mod workloads;
 
 use std::io::{self, IsTerminal, Write};
@@ -29,6 +30,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// One reply from the built-in engine
     Generate(generate::GenerateArgs),
+    /// Prefill and decode speed of the built-in engine, without load
+    Speed(speed::SpeedArgs),
     /// List, fetch and find models
     Models(models::ModelsArgs),
     /// List and describe workloads
@@ -65,6 +68,7 @@ impl Cli {
         let ended = match self.command {
             Command::Run(args) => run::run(&args),
             Command::Generate(args) => generate::run(&args),
+            Command::Speed(args) => speed::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Workloads(args) => workloads::run(&args),
             Command::Report(args) => report::run(&args),
