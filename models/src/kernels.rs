@@ -70,6 +70,7 @@ impl ProductBench {
     }
 
     /// Brings the activations into the form the kernel reads.
+    #[inline(never)]
     pub fn quantise(&mut self) {
         let columns = self.matrix.columns;
         let forms = Forms::of([self.matrix.format], self.cpu.level);
@@ -88,6 +89,7 @@ impl ProductBench {
     }
 
     /// Multiplies; [`Self::quantise`] must have been called.
+    #[inline(never)]
     pub fn multiply(&mut self) {
         let output = Output {
             data: Shared::new(&mut self.out),
@@ -169,6 +171,7 @@ impl AttentionBench {
     }
 
     /// Attends.
+    #[inline(never)]
     pub fn attend(&mut self) {
         let row = |position: &usize| QueryRow {
             position: *position,
