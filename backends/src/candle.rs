@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use models::{KvCache, Llama, SequenceStep, sample};
 
-use crate::engine::{Batch, Capacity, DeviceError, Executor, StepOutput};
+use crate::engine::{Batch, Capacity, DeviceError, Executor, Sample, StepOutput};
 
 /// The model, its cache, and how much of a step it takes at once.
 #[derive(Debug)]
@@ -51,10 +51,23 @@ impl CandleExecutor {
         let samples = batch.rows.iter().filter_map(|row| row.sample.as_ref());
         let tokens = samples
             .enumerate()
-            .map(|(index, wanted)| sample(logits.row(index), &wanted.params, wanted.output_index))
+            .map(|(index, wanted)| draw(logits.row(index), wanted))
             .collect();
         Ok(StepOutput { tokens })
     }
+}
+
+fn draw(logits: &[f32], wanted: &Sample) -> u32 {
+    let Some(forbidden) = &wanted.forbidden else {
+        return sample(logits, &wanted.params, wanted.output_index);
+    };
+    let mut allowed = logits.to_vec();
+    for &token in forbidden.iter() {
+        if let Some(logit) = allowed.get_mut(token as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+    sample(&allowed, &wanted.params, wanted.output_index)
 }
 
 impl Executor for CandleExecutor {

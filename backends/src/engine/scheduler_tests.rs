@@ -34,6 +34,7 @@ fn sequence(id: u64, prompt: Vec<u32>, max_tokens: u32) -> NewSequence {
         prompt,
         max_tokens,
         end_tokens,
+        min_tokens: 0,
         params: greedy(),
     }
 }

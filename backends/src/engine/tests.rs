@@ -70,6 +70,7 @@ fn request(prompt: &[u32], max_tokens: u32, ignore_eos: bool) -> Request {
         prompt,
         max_tokens,
         ignore_eos,
+        min_tokens: 0,
         sampling,
     }
 }

@@ -4,5 +4,7 @@ mod command;
 mod faults;
 mod page;
 mod runs;
+mod serve;
+mod served;
 mod server;
 mod tidy;
