@@ -145,7 +145,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    fn read(bytes: &[u8], complete: bool) -> Self {
+    pub(crate) fn read(bytes: &[u8], complete: bool) -> Self {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
         let Some(end) = end else {
             panic!("no answer: {:?}", String::from_utf8_lossy(bytes))
