@@ -86,3 +86,31 @@ impl Executor for CandleExecutor {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use models::SamplingParams;
+    use std::sync::Arc;
+
+    #[test]
+    fn forbidden_tokens_are_not_drawn() {
+        let params = SamplingParams {
+            temperature: 0.0,
+            top_k: None,
+            top_p: None,
+            seed: 0,
+        };
+        let drawn = |forbidden: Option<&[u32]>| {
+            let sample = Sample {
+                params,
+                output_index: 0,
+                forbidden: forbidden.map(Arc::from),
+            };
+            draw(&[1.0, 3.0, 2.0], &sample)
+        };
+        assert_eq!(drawn(None), 1);
+        assert_eq!(drawn(Some(&[1, 99])), 2);
+        assert_eq!(drawn(Some(&[1, 2])), 0);
+    }
+}

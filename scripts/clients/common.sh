@@ -32,11 +32,34 @@ serve() {
   said=$(mktemp)
   "$WEIGHBRIDGE" serve --listen 127.0.0.1:0 "$@" >"$said" &
   SERVER=$!
-  trap 'kill "$SERVER" 2>/dev/null; wait "$SERVER" || true' EXIT
+  trap 'kill "$SERVER" 2>/dev/null; wait "$SERVER" || true; rm -rf "${WORK:-}"' EXIT
   until grep -q http "$said"; do
     kill -0 "$SERVER"
     sleep 0.1
   done
   BASE=$(grep -o 'http://.*/v1' "$said")
   rm "$said"
+}
+
+PROMPT_TOKENS=96
+OUTPUT_TOKENS=32
+RATE=${RATE:-5}
+REQUESTS=${REQUESTS:-100}
+
+# A simulated device keeps one pace for every client, whatever else the machine does. Without prefix
+# cache equal prompts cost the same. Also writes prompts and a tokenizer for the other tool.
+serve_for_comparison() {
+  serve --target "${TARGET:-sim:h100}" --model ref-135m --kv-memory 256MiB --prefix-cache off
+  WORK=$(mktemp -d)
+  python3 scripts/clients/prompts.py "$BASE" ref-135m "$REQUESTS" "$PROMPT_TOKENS" \
+    "$OUTPUT_TOKENS" "$WORK/prompts.jsonl"
+  "$ENVIRONMENT/bin/python" scripts/clients/tokenizer.py "$WORK/tokenizer" 2>/dev/null
+}
+
+# weigh: weighbridge's own figures, in WORK/ours. A run that is INVALID because the machine is busy
+# is still shown.
+weigh() {
+  "$WEIGHBRIDGE" run --target "$BASE" --model ref-135m --rate "$RATE" --arrivals constant \
+    --workload "random:$PROMPT_TOKENS/$OUTPUT_TOKENS" --requests "$REQUESTS" --duration 1h \
+    --out "$WORK/ours" >"$WORK/ours.txt" 2>/dev/null || grep -A3 INVALID "$WORK/ours.txt"
 }

@@ -196,11 +196,12 @@ fn stop_words(server: Arc<Server>, grace: Duration) -> Result<mpsc::Receiver<()>
     let mut signals = Signals::new()?;
     tokio::spawn(async move {
         signals.next().await;
-        note(&format!(
-            "stopping: {} requests have {} to finish; Ctrl-C again ends them now",
-            server.in_flight(),
-            humantime::format_duration(grace)
-        ));
+        let (running, grace) = (server.in_flight(), humantime::format_duration(grace));
+        if running > 0 {
+            note(&format!(
+                "stopping: {running} requests have {grace} to finish; Ctrl-C again ends them now"
+            ));
+        }
         while sender.send(()).await.is_ok() {
             signals.next().await;
         }

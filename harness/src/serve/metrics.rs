@@ -296,7 +296,7 @@ mod tests {
             format!("vllm:num_preemptions_total{{{labels}}} 3"),
             format!(r#"vllm:request_success_total{{{labels},finished_reason="abort"}} 1"#),
             format!(r#"vllm:request_success_total{{{labels},finished_reason="length"}} 1"#),
-            format!(r#"vllm:time_to_first_token_seconds_bucket{{le="0.05",{labels}}} 1"#),
+            format!(r#"vllm:time_to_first_token_seconds_bucket{{{labels},le="0.05"}} 1"#),
             format!(r#"weighbridge_http_responses_total{{{labels},code="429"}} 1"#),
             "# EOF".into(),
         ] {

@@ -39,7 +39,7 @@ fn crowd() -> Crowd {
             duration: humantime::parse_duration(&text).expect("WEIGHBRIDGE_OVERLOAD is like 60s"),
             connections: 10_000,
             sleepers: 200,
-            rounds: 3,
+            rounds: 2,
         },
         Err(_) => Crowd {
             duration: Duration::from_secs(2),
@@ -189,28 +189,44 @@ async fn round(address: SocketAddr, clock: &Clock, crowd: &Crowd) -> Vec<(&'stat
     asked.join_all().await
 }
 
+/// Memory at rest. The allocator gives pages back as it goes on working, so some small requests
+/// are made, and the least counts.
+fn resident_mb(server: &Serving, clock: &Clock) -> f64 {
+    let looks = (0..100).map(|_| {
+        clock.block_on(clock.sleep(Nanos(20_000_000)));
+        server.metric("process_resident_memory_bytes") / 1e6
+    });
+    looks.fold(f64::INFINITY, f64::min)
+}
+
 #[test]
 fn overload_is_answered_or_refused_and_leaves_nothing_behind() {
     let crowd = crowd();
     let server = Serving::start(FLAGS);
-    let resident = || server.metric("process_resident_memory_bytes") / 1e6;
     let clock = Clock::wall();
-    let mut after_mb = vec![resident()];
+    let mut after_mb = vec![resident_mb(&server, &clock)];
     for number in 1..=crowd.rounds {
         let mut fates = clock.block_on(round(server.address, &clock, &crowd));
         fates.sort();
         for same in fates.chunk_by(|one, other| one == other) {
             println!("round {number}: {} × {:?}", same.len(), same[0]);
         }
-        let broken = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Broken(_)));
+        let broken = fates
+            .iter()
+            .filter(|(_, fate)| matches!(fate, Fate::Broken(_)));
         assert_eq!(broken.count(), 0);
         let count = |kind, wanted: &Fate| {
-            let found = fates.iter().filter(|(one, fate)| *one == kind && fate == wanted);
+            let found = fates
+                .iter()
+                .filter(|(one, fate)| *one == kind && fate == wanted);
             found.count()
         };
         assert_eq!(count("connection", &Fate::Answered), crowd.connections);
         assert!(count("request", &Fate::Answered) > 10, "it went on serving");
-        assert!(count("request", &Fate::Refused(429)) > 100, "it was too much");
+        assert!(
+            count("request", &Fate::Refused(429)) > 100,
+            "it was too much"
+        );
         assert!(count("oversized", &Fate::Refused(413)) > 10);
         assert_eq!(count("malformed", &Fate::Answered), 0);
         assert!(count("slow reader", &Fate::Answered) > 0);
@@ -218,10 +234,11 @@ fn overload_is_answered_or_refused_and_leaves_nothing_behind() {
         server.wait_for("vllm:num_requests_running", 0.0);
         server.wait_for("vllm:kv_cache_usage_perc", 0.0);
         server.wait_for("weighbridge_connections", 1.0);
-        after_mb.push(resident());
+        after_mb.push(resident_mb(&server, &clock));
     }
     println!("resident MB, fresh and after each round: {after_mb:.1?}");
-    let (last, before) = (after_mb[crowd.rounds], after_mb[crowd.rounds - 1]);
-    assert!(last < before * 1.05, "memory grows: {after_mb:.1?} MB");
+    // The first round warms up: tables grow once, the prefix cache fills.
+    let (warm, last) = (after_mb[1], after_mb[crowd.rounds]);
+    assert!(last < warm * 1.05, "memory grows: {after_mb:.1?} MB");
     assert!(server.metric("vllm:request_success_total{finished_reason=\"abort\"}") > 0.5);
 }

@@ -267,7 +267,10 @@ fn completions_take_text_tokens_and_lists_of_either() {
     let one = complete(json!(text), json!({})).json();
     assert_eq!(one["object"], "text_completion");
     assert_eq!(one["usage"]["completion_tokens"], 16, "OpenAI's default");
-    assert_eq!(one["usage"]["prompt_tokens"], json!(ids.as_array().map(Vec::len)));
+    assert_eq!(
+        one["usage"]["prompt_tokens"],
+        json!(ids.as_array().map(Vec::len))
+    );
     let answer = &one["choices"][0]["text"];
     assert_eq!(
         complete(ids.clone(), json!({})).json()["choices"][0]["text"],
