@@ -99,9 +99,10 @@ impl Answer {
             let Poll::Ready(event) = stream.poll_next(context) else {
                 return Poll::Pending;
             };
+            let stopped = || Failure::new(FailureCause::Engine, "the engine has stopped");
             let piece = match event {
                 Some(event) => self.take(event.kind, event.at),
-                None => self.fail(Failure::new(FailureCause::Engine, "the engine has stopped")),
+                None => Some(self.fail(stopped())),
             };
             if let Some(piece) = piece {
                 return Poll::Ready(Some(piece));
@@ -137,13 +138,15 @@ impl Answer {
                     .take()
                     .map_or_else(String::new, Detokenizer::finish);
                 let mut decided = self.stops.push(&rest);
-                if !decided.stopped {
+                if decided.stopped {
+                    self.end(FinishReason::Stop);
+                } else {
                     decided.text += &self.stops.finish();
+                    self.end(reason);
                 }
-                self.end(reason);
                 self.with_ending(decided.text)
             }
-            EventKind::Failed(failure) => self.fail(failure),
+            EventKind::Failed(failure) => Some(self.fail(failure)),
         }
     }
 
@@ -200,9 +203,9 @@ impl Answer {
         }
     }
 
-    fn fail(&mut self, failure: Failure) -> Option<Piece> {
+    fn fail(&mut self, failure: Failure) -> Piece {
         self.stream = None;
-        Some(Piece::Failed(failure))
+        Piece::Failed(failure)
     }
 }
 

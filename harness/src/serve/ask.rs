@@ -195,12 +195,12 @@ impl ServedModel {
 
     /// Text to tokens, special tokens included. A text that cannot fit is not looked at.
     pub(super) fn encode(&self, name: &str, text: &str) -> Result<Vec<u32>, ApiError> {
+        // Others go on while a longer text is cut up.
+        const LONG: usize = 16 << 10;
         let least = text.len().div_ceil(self.longest_token);
         if least > self.context_limit {
-            return Err(self.too_long(name, format!("at least {least}")));
+            return Err(self.too_long(name, &format!("at least {least}")));
         }
-        // Others go on while a long text is cut up.
-        const LONG: usize = 16 << 10;
         Ok(if text.len() > LONG {
             tokio::task::block_in_place(|| self.tokenizer.encode(text, Special::Parse))
         } else {
@@ -222,7 +222,7 @@ impl ServedModel {
         }
         let room = self.context_limit.saturating_sub(used) as u32;
         if room == 0 {
-            return Err(self.too_long(name, used.to_string()));
+            return Err(self.too_long(name, &used.to_string()));
         }
         let default = match endpoint {
             Endpoint::Chat => room,
@@ -247,7 +247,7 @@ impl ServedModel {
         Ok(wanted)
     }
 
-    fn too_long(&self, name: &str, tokens: String) -> ApiError {
+    fn too_long(&self, name: &str, tokens: &str) -> ApiError {
         let limit = self.context_limit;
         let message = format!(
             "`{name}` has {tokens} tokens; the context takes {limit}, at least one of them for \

@@ -1,12 +1,13 @@
 //! Connections: accepted, served, and let go.
 //!
 //! The caller owns the socket and says when to stop. Then what runs is finished, up to a grace
-//! period, and whatever else is asked is refused; whoever still has no answer after that is cut off.
-//! Invariant: no error of one connection ends the server, nor does a lack of files: connections
-//! then wait in the system's queue until others have gone.
+//! period, and whatever else is asked is refused; whoever still has no answer after that is cut
+//! off. Invariant: no error of one connection ends the server, nor does a lack of files:
+//! connections then wait in the system's queue until others have gone.
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,9 +59,9 @@ pub async fn run(
         tokio::select! {
             biased;
             _ = stop.recv() => break,
-            accepted = listener.accept() => if let Some(stream) = connections.check(accepted).await {
-                connections.serve(stream, |connection| open.watch(connection));
-            },
+            accepted = listener.accept() => {
+                connections.take(accepted, |connection| open.watch(connection)).await;
+            }
         }
     }
     server.drain();
@@ -73,13 +74,14 @@ pub async fn run(
             _ = stop.recv() => return Ending::CutOff(server.in_flight()),
             () = &mut patience => return Ending::CutOff(server.in_flight()),
             // Those who come now are told that they are too late.
-            accepted = listener.accept() => if let Some(stream) = connections.check(accepted).await {
-                connections.serve(stream, |connection| connection);
-            },
+            accepted = listener.accept() => {
+                connections.take(accepted, |connection| connection).await;
+            }
         }
     }
 }
 
+type Accepted = io::Result<(TcpStream, SocketAddr)>;
 type Connection = http1::Connection<TokioIo<Patient<TcpStream>>, TowerToHyperService<Router>>;
 
 struct Connections {
@@ -88,17 +90,16 @@ struct Connections {
 }
 
 impl Connections {
-    /// The new connection, unless it failed; waits a little when the system has no more to give.
-    async fn check(
-        &self,
-        accepted: io::Result<(TcpStream, std::net::SocketAddr)>,
-    ) -> Option<TcpStream> {
+    /// Serves a new connection; waits a little when the system has none to give.
+    async fn take<F>(&self, accepted: Accepted, watch: impl FnOnce(Connection) -> F)
+    where
+        F: Future<Output = hyper::Result<()>> + Send + 'static,
+    {
         match accepted.and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream)) {
-            Ok(stream) => Some(stream),
+            Ok(stream) => self.serve(stream, watch),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 self.server.clock().sleep(ACCEPT_PAUSE).await;
-                None
             }
         }
     }

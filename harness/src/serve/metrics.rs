@@ -2,7 +2,8 @@
 //!
 //! Names are vLLM's where the meaning is the same, so that dashboards and scrapers made for it read
 //! this server too; the rest begins with `weighbridge_`. Invariant: latencies are differences of
-//! the engine's own instants, so a slow reader does not show in them. It counts; it decides nothing.
+//! the engine's own instants, so a slow reader does not show in them. It counts and decides
+//! nothing.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -226,7 +227,7 @@ impl Metrics {
         let preemptions = gauges.preemptions.unwrap_or(0);
         self.preemptions.inc_by(preemptions.saturating_sub(so_far));
         let used = crate::host::process_use().unwrap_or_default();
-        self.resident_bytes.set(used.resident_bytes as i64);
+        self.resident_bytes.set(used.resident_bytes.cast_signed());
         self.cpu_s.inc_by((used.cpu_s - self.cpu_s.get()).max(0.0));
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("a string takes all text");

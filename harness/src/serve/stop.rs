@@ -1,8 +1,8 @@
 //! Stop strings, found across token borders and never sent.
 //!
 //! Invariant: what [`Stops::push`] lets through, up to the stop, is the text before the stop string
-//! that is complete first (of two, the longer), whatever pieces the text comes in. Text that may turn out to begin a
-//! stop string is held back, and no more than that.
+//! that is complete first (of two, the longer), whatever pieces the text comes in. Text that may
+//! turn out to begin a stop string is held back, and no more than that.
 
 /// The stop strings of one request, and the text that waits for a decision.
 #[derive(Debug)]
@@ -77,6 +77,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Stop strings, pieces, what is sent for each and at the end, and whether it stopped.
+    type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], bool);
+
     fn pieces(strings: &[&str], pieces: &[&str]) -> (Vec<String>, bool) {
         let mut stops = Stops::new(strings.iter().map(|stop| (*stop).to_owned()).collect());
         let mut sent = Vec::new();
@@ -93,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_stop_across_pieces_is_found_and_not_sent() {
-        let cases: [(&[&str], &[&str], &[&str], bool); 7] = [
+        let cases: [Case<'_>; 7] = [
             (&[], &["ab", "c"], &["ab", "c", ""], false),
             (&["END"], &["aE", "N", "Db"], &["a", "", ""], true),
             (&["END"], &["aE", "N", "X"], &["a", "", "ENX", ""], false),
@@ -128,8 +131,9 @@ mod tests {
             cuts in prop::collection::vec(0..30_usize, 0..10),
         ) {
             let characters: Vec<char> = text.chars().collect();
-            let mut cuts: Vec<usize> = cuts.into_iter().filter(|cut| *cut < characters.len()).collect();
-            cuts.extend([0, characters.len()]);
+            let length = characters.len();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(length)).collect();
+            cuts.extend([0, length]);
             cuts.sort_unstable();
             let cut: Vec<String> = cuts
                 .windows(2)

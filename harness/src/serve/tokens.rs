@@ -26,12 +26,11 @@ fn tokens(model: &ServedModel, bytes: &[u8]) -> Result<Value, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     model.check_model(&mut fields)?;
     let with_texts = fields.flag("return_token_strs")?;
-    let tokens = match fields.string("prompt")? {
-        Some(text) => model.encode("prompt", &text)?,
-        None => {
-            let messages = ask::messages(&mut fields)?;
-            model.encode("messages", &model.render(&messages)?)?
-        }
+    let tokens = if let Some(text) = fields.string("prompt")? {
+        model.encode("prompt", &text)?
+    } else {
+        let messages = ask::messages(&mut fields)?;
+        model.encode("messages", &model.render(&messages)?)?
     };
     fields.finish()?;
     let text = |id: &u32| String::from_utf8_lossy(&model.tokenizer.token_bytes(*id)).into_owned();

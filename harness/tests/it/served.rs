@@ -62,7 +62,7 @@ impl Serving {
     /// Sends a request; the answer can be read bit by bit.
     pub(crate) fn begin(&self, method: &str, path: &str, body: &str) -> Incoming {
         let mut stream = TcpStream::connect(self.address).expect("it listens");
-        let patience = Some(Duration::from_secs(120));
+        let patience = Some(Duration::from_mins(2));
         stream.set_read_timeout(patience).expect("it can be set");
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
