@@ -25,12 +25,14 @@ const FLAGS: &str = "--target sim:h100 --model ref-135m --max-sequences 8 --max-
 const ANSWER_TOKENS: u32 = 400;
 const RATE_PER_S: f64 = 300.0;
 
+/// A round in which all of it happens.
+const SHORTEST: Duration = Duration::from_secs(1);
+
 /// How much of everything.
 struct Crowd {
     duration: Duration,
     connections: usize,
     sleepers: usize,
-    rounds: usize,
 }
 
 fn crowd() -> Crowd {
@@ -39,13 +41,11 @@ fn crowd() -> Crowd {
             duration: humantime::parse_duration(&text).expect("WEIGHBRIDGE_OVERLOAD is like 60s"),
             connections: 10_000,
             sleepers: 200,
-            rounds: 2,
         },
         Err(_) => Crowd {
             duration: Duration::from_secs(2),
             connections: 200,
             sleepers: 20,
-            rounds: 2,
         },
     }
 }
@@ -146,9 +146,14 @@ async fn idle(address: SocketAddr, clock: Clock, end: Nanos) -> Fate {
 }
 
 /// Everything at once, for as long as the crowd wants; the fates of all who could expect an answer.
-async fn round(address: SocketAddr, clock: &Clock, crowd: &Crowd) -> Vec<(&'static str, Fate)> {
+async fn round(
+    address: SocketAddr,
+    clock: &Clock,
+    crowd: &Crowd,
+    duration: Duration,
+) -> Vec<(&'static str, Fate)> {
     let start = clock.now();
-    let end = start.plus(Nanos(crowd.duration.as_nanos() as u64));
+    let end = start.plus(Nanos(duration.as_nanos() as u64));
     let mut asked = JoinSet::new();
     let mut gone = JoinSet::new();
     for index in 0..crowd.connections {
@@ -199,47 +204,64 @@ fn resident_mb(server: &Serving, clock: &Clock) -> f64 {
     looks.fold(f64::INFINITY, f64::min)
 }
 
+/// One round; everyone must have been answered or refused, and nothing may be left.
+fn endure(server: &Serving, clock: &Clock, crowd: &Crowd, duration: Duration) {
+    let mut fates = clock.block_on(round(server.address, clock, crowd, duration));
+    fates.sort();
+    for same in fates.chunk_by(|one, other| one == other) {
+        println!("{duration:?}: {} × {:?}", same.len(), same[0]);
+    }
+    let broken = fates
+        .iter()
+        .filter(|(_, fate)| matches!(fate, Fate::Broken(_)));
+    assert_eq!(broken.count(), 0);
+    let count = |kind, wanted: &Fate| {
+        let found = fates
+            .iter()
+            .filter(|(one, fate)| *one == kind && fate == wanted);
+        found.count()
+    };
+    assert_eq!(count("connection", &Fate::Answered), crowd.connections);
+    assert!(count("request", &Fate::Answered) > 5, "it went on serving");
+    assert!(
+        count("request", &Fate::Refused(429)) > 50,
+        "it was too much"
+    );
+    assert!(count("oversized", &Fate::Refused(413)) > 5);
+    assert!(count("malformed", &Fate::Refused(400)) > 5);
+    assert!(count("slow reader", &Fate::Answered) > 0);
+    server.wait_for("vllm:num_requests_waiting", 0.0);
+    server.wait_for("vllm:num_requests_running", 0.0);
+    server.wait_for("vllm:kv_cache_usage_perc", 0.0);
+    server.wait_for("weighbridge_connections", 1.0);
+}
+
 #[test]
 fn overload_is_answered_or_refused_and_leaves_nothing_behind() {
+    /// What the allocator may keep of a small server, whatever it does.
+    const SLACK_MB: f64 = 2.0;
+    const WARM_UPS: usize = 8;
     let crowd = crowd();
     let server = Serving::start(FLAGS);
     let clock = Clock::wall();
-    let mut after_mb = vec![resident_mb(&server, &clock)];
-    for number in 1..=crowd.rounds {
-        let mut fates = clock.block_on(round(server.address, &clock, &crowd));
-        fates.sort();
-        for same in fates.chunk_by(|one, other| one == other) {
-            println!("round {number}: {} × {:?}", same.len(), same[0]);
-        }
-        let broken = fates
-            .iter()
-            .filter(|(_, fate)| matches!(fate, Fate::Broken(_)));
-        assert_eq!(broken.count(), 0);
-        let count = |kind, wanted: &Fate| {
-            let found = fates
-                .iter()
-                .filter(|(one, fate)| *one == kind && fate == wanted);
-            found.count()
-        };
-        assert_eq!(count("connection", &Fate::Answered), crowd.connections);
-        assert!(count("request", &Fate::Answered) > 10, "it went on serving");
-        assert!(
-            count("request", &Fate::Refused(429)) > 100,
-            "it was too much"
+    let mut mb = vec![resident_mb(&server, &clock)];
+    let grown = |mb: &[f64]| mb[mb.len() - 1] > mb[mb.len() - 2] * 1.05 + SLACK_MB;
+    // Tables grow once, the prefix cache fills, the allocator spreads out. A leak would go on.
+    for _ in 0..WARM_UPS {
+        endure(
+            &server,
+            &clock,
+            &crowd,
+            crowd.duration.div_f64(12.0).max(SHORTEST),
         );
-        assert!(count("oversized", &Fate::Refused(413)) > 10);
-        assert_eq!(count("malformed", &Fate::Answered), 0);
-        assert!(count("slow reader", &Fate::Answered) > 0);
-        server.wait_for("vllm:num_requests_waiting", 0.0);
-        server.wait_for("vllm:num_requests_running", 0.0);
-        server.wait_for("vllm:kv_cache_usage_perc", 0.0);
-        server.wait_for("weighbridge_connections", 1.0);
-        after_mb.push(resident_mb(&server, &clock));
+        mb.push(resident_mb(&server, &clock));
+        if !grown(&mb) {
+            break;
+        }
     }
-    println!("resident MB, fresh and after each round: {after_mb:.1?}");
-    // The first round warms up: tables grow once, the prefix cache fills. Two megabytes are what
-    // the allocator may keep of a small server, whatever it does.
-    let (warm, last) = (after_mb[1], after_mb[crowd.rounds]);
-    assert!(last < warm * 1.05 + 2.0, "memory grows: {after_mb:.1?} MB");
+    endure(&server, &clock, &crowd, crowd.duration);
+    mb.push(resident_mb(&server, &clock));
+    println!("resident MB, fresh and after each round: {mb:.1?}");
+    assert!(!grown(&mb), "memory grows: {mb:.1?} MB");
     assert!(server.metric("vllm:request_success_total{finished_reason=\"abort\"}") > 0.5);
 }
