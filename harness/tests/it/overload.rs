@@ -204,17 +204,18 @@ fn resident_mb(server: &Serving, clock: &Clock) -> f64 {
     looks.fold(f64::INFINITY, f64::min)
 }
 
-/// One round; everyone must have been answered or refused, and nothing may be left.
-fn endure(server: &Serving, clock: &Clock, crowd: &Crowd, duration: Duration) {
+/// One round; everyone must have been answered or refused, and nothing may be left. What happened,
+/// in words.
+fn endure(server: &Serving, clock: &Clock, crowd: &Crowd, duration: Duration) -> String {
     let mut fates = clock.block_on(round(server.address, clock, crowd, duration));
     fates.sort();
-    for same in fates.chunk_by(|one, other| one == other) {
-        println!("{duration:?}: {} × {:?}", same.len(), same[0]);
-    }
+    let same = fates.chunk_by(|one, other| one == other);
+    let words = same.map(|same| format!("\n  {} × {:?}", same.len(), same[0]));
+    let words = format!("round of {duration:?}:{}", words.collect::<String>());
     let broken = fates
         .iter()
         .filter(|(_, fate)| matches!(fate, Fate::Broken(_)));
-    assert_eq!(broken.count(), 0);
+    assert_eq!(broken.count(), 0, "{words}");
     let count = |kind, wanted: &Fate| {
         let found = fates
             .iter()
@@ -234,6 +235,7 @@ fn endure(server: &Serving, clock: &Clock, crowd: &Crowd, duration: Duration) {
     server.wait_for("vllm:num_requests_running", 0.0);
     server.wait_for("vllm:kv_cache_usage_perc", 0.0);
     server.wait_for("weighbridge_connections", 1.0);
+    words
 }
 
 #[test]
@@ -248,18 +250,14 @@ fn overload_is_answered_or_refused_and_leaves_nothing_behind() {
     let grown = |mb: &[f64]| mb[mb.len() - 1] > mb[mb.len() - 2] * 1.05 + SLACK_MB;
     // Tables grow once, the prefix cache fills, the allocator spreads out. A leak would go on.
     for _ in 0..WARM_UPS {
-        endure(
-            &server,
-            &clock,
-            &crowd,
-            crowd.duration.div_f64(12.0).max(SHORTEST),
-        );
+        let short = crowd.duration.div_f64(12.0).max(SHORTEST);
+        println!("{}", endure(&server, &clock, &crowd, short));
         mb.push(resident_mb(&server, &clock));
         if !grown(&mb) {
             break;
         }
     }
-    endure(&server, &clock, &crowd, crowd.duration);
+    println!("{}", endure(&server, &clock, &crowd, crowd.duration));
     mb.push(resident_mb(&server, &clock));
     println!("resident MB, fresh and after each round: {mb:.1?}");
     assert!(!grown(&mb), "memory grows: {mb:.1?} MB");
