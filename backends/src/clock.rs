@@ -258,12 +258,18 @@ impl Timers {
         None
     }
 
-    /// Forgets timers that were dropped, once they outnumber those still wanted.
+    /// Forgets timers that were dropped, once they outnumber those still wanted, and gives back the
+    /// memory of a crowd that has gone.
     fn compact(&mut self) {
         const WORTH_IT: usize = 64;
         let Self { heap, wakers, .. } = self;
         if heap.len() > WORTH_IT + 2 * wakers.len() {
             heap.retain(|Reverse((_, id))| wakers.contains_key(id));
+            let enough = WORTH_IT + 2 * wakers.len();
+            if wakers.capacity() > 4 * enough {
+                heap.shrink_to(enough);
+                wakers.shrink_to(enough);
+            }
         }
     }
 }

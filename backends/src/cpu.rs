@@ -7,7 +7,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use models::{Cpu, CpuOptions, KvCache, KvFormat, Llama, SamplingParams, SequenceStep};
+use models::{Cpu, CpuOptions, Draw, KvCache, KvFormat, Llama, SequenceStep};
 
 use crate::engine::{Batch, Capacity, DeviceError, Executor, StepOutput};
 
@@ -18,7 +18,6 @@ pub struct CpuExecutor {
     cache: KvCache,
     cpu: Cpu,
     capacity: Capacity,
-    wanted: Vec<(SamplingParams, u64)>,
 }
 
 impl CpuExecutor {
@@ -35,7 +34,6 @@ impl CpuExecutor {
                 max_context,
                 ..capacity
             },
-            wanted: Vec::new(),
         })
     }
 
@@ -53,12 +51,16 @@ impl CpuExecutor {
         self.model
             .forward(&mut self.cpu, &mut self.cache, &steps)
             .map_err(|error| DeviceError(error.to_string()))?;
-        self.wanted.clear();
         let samples = batch.rows.iter().filter_map(|row| row.sample.as_ref());
-        self.wanted
-            .extend(samples.map(|wanted| (wanted.params, wanted.output_index)));
+        let draws: Vec<_> = samples
+            .map(|wanted| Draw {
+                params: wanted.params,
+                output_index: wanted.output_index,
+                forbidden: wanted.forbidden.as_deref().unwrap_or_default(),
+            })
+            .collect();
         let mut output = StepOutput::default();
-        self.cpu.sample(&self.wanted, &mut output.tokens);
+        self.cpu.sample(&draws, &mut output.tokens);
         Ok(output)
     }
 }

@@ -166,6 +166,38 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     })
 }
 
+/// The part of a plan that says what answers, and with which model.
+#[derive(Debug)]
+pub struct EnginePlan {
+    /// What answers.
+    pub target: Target,
+    /// As the user calls the model.
+    pub model_name: String,
+    /// Where weights and tokenizer come from.
+    pub model: ModelSource,
+    /// Expand the weights?
+    pub weights: WeightsDtype,
+    /// For engines.
+    pub engine: EngineOptions,
+    /// For servers.
+    pub http: HttpOptions,
+}
+
+/// Checks the flags that concern the engine.
+pub fn resolve_engine_plan(flags: &Scenario) -> Result<EnginePlan> {
+    let places = Places { flags, file: None };
+    let target = Target::parse(flags.target.as_deref().unwrap_or("cpu"))?;
+    let (model_name, model, _) = resolve_model(flags, &target)?;
+    Ok(EnginePlan {
+        engine: resolve_engine(flags, &places, &target)?,
+        http: resolve_http(flags, &places)?,
+        weights: resolve_weights(flags, &places)?,
+        target,
+        model_name,
+        model,
+    })
+}
+
 fn resolve_slo(
     scenario: &Scenario,
     places: &Places<'_>,

@@ -60,7 +60,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("give the F32 file, a text, and the files to compare".into());
     };
     let load = |path: &str| -> Result<Model, Box<dyn Error>> {
-        Ok(Model::load(&ModelSource::parse(path)?, WeightsDtype::AsStored)?)
+        Ok(Model::load(
+            &ModelSource::parse(path)?,
+            WeightsDtype::AsStored,
+        )?)
     };
     let original = load(reference)?;
     let text = std::fs::read_to_string(text)?;

@@ -42,7 +42,7 @@ pub use detokenizer::Detokenizer;
 pub use kv::{BLOCK_TOKENS, KvCache, KvFormat};
 pub use llama::{ForwardError, Llama, Logits, SequenceStep};
 pub use model::{LoadError, Model, ModelInfo, WeightsDtype, load_tokenizer};
-pub use sampler::{SamplingParams, sample};
+pub use sampler::{Draw, SamplingParams, sample};
 pub use source::{ModelSource, ReferenceModel, SourceError};
 pub use store::CatalogueEntry;
 pub use tokenizer::{ChatTokenizer, Special, TokenizerError};

@@ -30,35 +30,49 @@ pub fn sample(logits: &[f32], params: &SamplingParams, output_index: u64) -> u32
     sample_with(logits, params, output_index, &mut Vec::new())
 }
 
+/// What is drawn from one row of logits.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// Parameters of the request.
+    pub params: SamplingParams,
+    /// How many tokens the request has put out already.
+    pub output_index: u64,
+    /// Tokens that may not be drawn.
+    pub forbidden: &'a [u32],
+}
+
 impl Cpu {
-    /// Samples every row of logits of the last forward pass, each with its parameters and output
-    /// index.
-    pub fn sample(&mut self, wanted: &[(SamplingParams, u64)], tokens: &mut Vec<u32>) {
+    /// Samples every row of logits of the last forward pass.
+    pub fn sample(&mut self, draws: &[Draw<'_>], tokens: &mut Vec<u32>) {
         tokens.clear();
-        tokens.resize(wanted.len(), 0);
-        let logits = &self.buffers.logits;
-        let vocab = logits.len() / wanted.len().max(1);
-        self.buffers
-            .weights
-            .resize_with(self.pool.threads(), Vec::new);
+        tokens.resize(draws.len(), 0);
+        let threads = self.pool.threads();
+        self.buffers.weights.resize_with(threads, Vec::new);
+        let logits = &mut self.buffers.logits;
+        let (vocab, work) = (logits.len() / draws.len().max(1), logits.len() * 4);
+        let logits = Shared::new(logits);
         let weights = Shared::new(&mut self.buffers.weights);
         let tokens = Shared::new(tokens);
-        self.pool
-            .run(wanted.len(), logits.len() * 4, |thread, range| {
-                // SAFETY: each thread has a number of its own.
+        self.pool.run(draws.len(), work, |thread, range| {
+            // SAFETY: each thread has a number of its own.
+            #[expect(unsafe_code, reason = "threads fill disjoint parts")]
+            let weights = unsafe { &mut weights.part(thread..thread + 1)[0] };
+            for row in range {
+                // SAFETY: each row is one thread's.
                 #[expect(unsafe_code, reason = "threads fill disjoint parts")]
-                let weights = unsafe { &mut weights.part(thread..thread + 1)[0] };
-                for row in range {
-                    let (params, output_index) = &wanted[row];
-                    let logits = &logits[row * vocab..(row + 1) * vocab];
-                    let token = sample_with(logits, params, *output_index, weights);
-                    // SAFETY: each row is one thread's.
-                    #[expect(unsafe_code, reason = "threads fill disjoint parts")]
-                    unsafe {
-                        tokens.set(row, token);
+                let (logits, token) = unsafe {
+                    let logits = logits.part(row * vocab..(row + 1) * vocab);
+                    (logits, &mut tokens.part(row..row + 1)[0])
+                };
+                let draw = &draws[row];
+                for id in draw.forbidden {
+                    if let Some(logit) = logits.get_mut(*id as usize) {
+                        *logit = f32::NEG_INFINITY;
                     }
                 }
-            });
+                *token = sample_with(logits, &draw.params, draw.output_index, weights);
+            }
+        });
     }
 }
 
@@ -294,6 +308,33 @@ mod tests {
                 "token {id}: {share} {expected}"
             );
             assert_eq!(share == 0.0, expected == 0.0);
+        }
+    }
+
+    #[test]
+    fn rows_are_sampled_side_by_side_and_forbidden_tokens_are_not_drawn() {
+        let mut cpu = Cpu::new(crate::CpuOptions::new(2.try_into().unwrap()));
+        let row: Vec<f32> = (0..20_000).map(|i| (i as f32 * 0.37).sin() * 5.0).collect();
+        let best = sample(&row, &params(0.0, None, None), 0);
+        let draw = |temperature, output_index, forbidden| Draw {
+            params: params(temperature, None, Some(0.9)),
+            output_index,
+            forbidden,
+        };
+        let forbidden = [best, 99_999];
+        let draws = [
+            draw(0.0, 0, &[][..]),
+            draw(0.0, 0, &forbidden),
+            draw(1.0, 7, &[]),
+            draw(1.0, 8, &[]),
+        ];
+        cpu.buffers.logits = row.repeat(draws.len());
+        let mut tokens = Vec::new();
+        cpu.sample(&draws, &mut tokens);
+        assert_eq!(tokens[0], best);
+        assert_ne!(tokens[1], best);
+        for (draw, token) in draws.iter().zip(&tokens).skip(2) {
+            assert_eq!(*token, sample(&row, &draw.params, draw.output_index));
         }
     }
 

@@ -36,6 +36,7 @@ fn answer(asks: &[Ask], capacity: Capacity, cache: PrefixCache) -> (Vec<Vec<u32>
             prompt: Arc::clone(&ask.prompt),
             max_tokens: ask.max_tokens,
             end_tokens: Arc::from([]),
+            min_tokens: 0,
             params: ask.params,
         };
         scheduler.add(new).expect("it fits");

@@ -79,6 +79,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
         },
         max_tokens: max_tokens as u32,
         ignore_eos: false,
+        min_tokens: 0,
         sampling: SamplingParams {
             temperature: args.temperature,
             top_k: args.top_k,

@@ -7,6 +7,7 @@ mod generate;
 mod models;
 mod report;
 mod run;
+mod serve;
 mod speed;
 mod workloads;
 
@@ -28,6 +29,8 @@ pub struct Cli {
 enum Command {
     /// Measure a target under load and write a report
     Run(Box<run::RunArgs>),
+    /// Serve the built-in engine over HTTP, as OpenAI's API
+    Serve(Box<serve::ServeArgs>),
     /// One reply from the built-in engine
     Generate(generate::GenerateArgs),
     /// Prefill and decode speed of the built-in engine, without load
@@ -67,6 +70,7 @@ impl Cli {
             .init();
         let ended = match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Serve(args) => serve::run(&args),
             Command::Generate(args) => generate::run(&args),
             Command::Speed(args) => speed::run(&args),
             Command::Models(args) => models::run(&args),

@@ -2,7 +2,10 @@
 
 mod command;
 mod faults;
+mod overload;
 mod page;
 mod runs;
+mod serve;
+mod served;
 mod server;
 mod tidy;
