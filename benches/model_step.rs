@@ -3,7 +3,10 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use models::{BLOCK_TOKENS, KvCache, Model, ModelSource, SequenceStep, WeightsDtype};
+use models::{
+    BLOCK_TOKENS, Cpu, CpuOptions, KvCache, KvFormat, Model, ModelSource, SequenceStep,
+    WeightsDtype,
+};
 
 const CONTEXT: usize = 128;
 const BLOCKS: usize = CONTEXT / BLOCK_TOKENS + 1;
@@ -21,7 +24,9 @@ fn bench(criterion: &mut Criterion) {
                 .collect()
         })
         .collect();
-    let mut cache = KvCache::new(model.config(), 8 * BLOCKS);
+    let mut cache =
+        KvCache::new(model.config(), 8 * BLOCKS, KvFormat::F16).expect("a few megabytes");
+    let mut cpu = Cpu::new(CpuOptions::new(std::num::NonZeroUsize::MIN));
     let mut group = criterion.benchmark_group("ref_tiny_step");
     group.throughput(Throughput::Elements(CONTEXT as u64));
     group.bench_function(BenchmarkId::new("prefill", CONTEXT), |bencher| {
@@ -31,7 +36,14 @@ fn bench(criterion: &mut Criterion) {
             blocks: &tables[0],
             logits: true,
         };
-        bencher.iter(|| black_box(model.forward(&mut cache, &[step]).expect("it runs")));
+        bencher.iter(|| {
+            black_box(
+                model
+                    .forward(&mut cpu, &mut cache, &[step])
+                    .expect("it runs")
+                    .rows(),
+            )
+        });
     });
     for sequences in [1, 8] {
         for table in &tables {
@@ -41,7 +53,9 @@ fn bench(criterion: &mut Criterion) {
                 blocks: table,
                 logits: false,
             };
-            model.forward(&mut cache, &[step]).expect("it runs");
+            model
+                .forward(&mut cpu, &mut cache, &[step])
+                .expect("it runs");
         }
         let steps: Vec<_> = tables[..sequences]
             .iter()
@@ -54,7 +68,14 @@ fn bench(criterion: &mut Criterion) {
             .collect();
         group.throughput(Throughput::Elements(sequences as u64));
         group.bench_function(BenchmarkId::new("decode", sequences), |bencher| {
-            bencher.iter(|| black_box(model.forward(&mut cache, &steps).expect("it runs")));
+            bencher.iter(|| {
+                black_box(
+                    model
+                        .forward(&mut cpu, &mut cache, &steps)
+                        .expect("it runs")
+                        .rows(),
+                )
+            });
         });
     }
     group.finish();

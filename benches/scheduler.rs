@@ -28,6 +28,7 @@ fn scheduler(sequences: u64) -> Scheduler {
             prompt: prompt.into(),
             max_tokens: 4096,
             end_tokens: Arc::from([]),
+            min_tokens: 0,
             params: SamplingParams {
                 temperature: 0.0,
                 top_k: None,

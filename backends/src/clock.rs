@@ -15,7 +15,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -271,12 +271,18 @@ impl Timers {
         None
     }
 
-    /// Forgets timers that were dropped, once they outnumber those still wanted.
+    /// Forgets timers that were dropped, once they outnumber those still wanted, and gives back the
+    /// memory of a crowd that has gone.
     fn compact(&mut self) {
         const WORTH_IT: usize = 64;
         let Self { heap, wakers, .. } = self;
         if heap.len() > WORTH_IT + 2 * wakers.len() {
             heap.retain(|Reverse((_, id))| wakers.contains_key(id));
+            let enough = WORTH_IT + 2 * wakers.len();
+            if wakers.capacity() > 4 * enough {
+                heap.shrink_to(enough);
+                wakers.shrink_to(enough);
+            }
         }
     }
 }
@@ -324,6 +330,14 @@ fn monotonic_now_ns() -> u64 {
     static ORIGIN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     let origin = ORIGIN.get_or_init(std::time::Instant::now);
     origin.elapsed().as_nanos() as u64
+}
+
+/// Nanoseconds since this was first asked in the process. For measuring computations, which no
+/// run's clock drives; everything in a run goes by its [`Clock`].
+pub fn process_nanos() -> u64 {
+    static ORIGIN: LazyLock<Instant> = LazyLock::new(wall_now);
+    let origin = *ORIGIN;
+    wall_now().duration_since(origin).as_nanos() as u64
 }
 
 /// Completes at its deadline. Dropping it takes the timer back.

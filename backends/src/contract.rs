@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use models::{Message, SamplingParams};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,8 @@ pub struct Request {
     pub max_tokens: u32,
     /// Go on past the end-of-sequence token.
     pub ignore_eos: bool,
+    /// Output tokens before which no end-of-sequence token is drawn.
+    pub min_tokens: u32,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
 }
@@ -100,6 +103,11 @@ impl TokenStream {
     /// The next event; `None` after the last.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
+    }
+
+    /// The same, for a reader that is polled itself.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.poll_recv(context)
     }
 }
 
@@ -219,6 +227,8 @@ pub struct SystemInfo {
 /// What a backend can tell about itself while it runs. Unknown is `None`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Gauges {
+    /// Requests submitted that have not had their last event; exact at every instant.
+    pub in_flight: Option<u32>,
     /// Requests waiting for admission.
     pub waiting: Option<u32>,
     /// Sequences in the batch.

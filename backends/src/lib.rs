@@ -4,16 +4,16 @@
 //! - [`contract`]: [`Backend`], [`Request`], [`TokenStream`] and the events in it.
 //! - [`clock`]: real and virtual time; [`alarm`] waits for sockets until an instant of it.
 //! - [`engine`]: continuous batching over any device ([`engine::Executor`]).
-//! - [`candle`]: the executor that runs the reference model on the CPU.
+//! - [`cpu`]: the executor that runs the reference model on the CPU.
 //! - [`sim`]: the executor that only takes the time a device would take.
 //! - [`http`]: any server that speaks the OpenAI API.
 //!
 //! A backend never sees a report, and knows nothing of workloads.
 
 pub mod alarm;
-pub mod candle;
 pub mod clock;
 pub mod contract;
+pub mod cpu;
 pub mod engine;
 pub mod http;
 pub mod sim;

@@ -152,7 +152,13 @@ impl Executor for SimulatedExecutor {
         let draw = |sample: &Sample| {
             // Skips the ids below 16, among which the special tokens are.
             let mixed = mix(sample.params.seed ^ mix(sample.output_index));
-            16 + (mixed % u64::from(self.vocab_size.max(17) - 16)) as u32
+            let words = u64::from(self.vocab_size.max(17) - 16);
+            let allowed = |token: &u32| {
+                let forbidden = sample.forbidden.as_ref();
+                forbidden.is_none_or(|tokens| !tokens.contains(token))
+            };
+            let mut tokens = (0..words).map(|step| 16 + (mixed.wrapping_add(step) % words) as u32);
+            tokens.find(allowed).unwrap_or(16)
         };
         let tokens = batch
             .rows

@@ -271,6 +271,7 @@ impl Seat {
             prompt,
             max_tokens: turn.output_tokens,
             ignore_eos: self.ignore_eos,
+            min_tokens: 0,
             sampling: SamplingParams {
                 seed: turn.seed,
                 ..self.sampling

@@ -3,7 +3,8 @@
 //! Invariant: what cannot be found out is said to be unknown, never guessed.
 
 use reports::schema::HostInfo;
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate};
+use sysinfo::{RefreshKind, System};
 
 /// What the machine is.
 pub fn host_info() -> HostInfo {
@@ -33,22 +34,39 @@ pub fn logical_cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| count.get() as u32)
 }
 
-/// CPU seconds that this process has used so far.
+/// What this process uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ProcessUse {
+    /// CPU seconds so far.
+    pub cpu_s: f64,
+    /// Memory at present.
+    pub resident_bytes: u64,
+}
+
+/// What this process uses, if the system tells.
+pub fn process_use() -> Option<ProcessUse> {
+    let id = Pid::from_u32(std::process::id());
+    let mut system = System::new().ok()?;
+    let kind = ProcessRefreshKind::nothing().with_cpu().with_memory();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[id]), false, kind);
+    let process = system.process(id)?;
+    Some(ProcessUse {
+        cpu_s: process.accumulated_cpu_time() as f64 / 1e3,
+        resident_bytes: process.memory(),
+    })
+}
+
+/// CPU seconds that this process has used so far, to the nanosecond.
 #[cfg(unix)]
 pub fn process_cpu_s() -> Option<f64> {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Some(used.tv_sec as f64 + used.tv_nsec as f64 / 1e9)
 }
 
-/// CPU seconds that this process has used so far, to the resolution of the process table.
+/// CPU seconds that this process has used so far.
 #[cfg(not(unix))]
 pub fn process_cpu_s() -> Option<f64> {
-    use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate};
-    let id = Pid::from_u32(std::process::id());
-    let mut system = System::new().ok()?;
-    let kind = ProcessRefreshKind::nothing().with_cpu();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[id]), false, kind);
-    Some(system.process(id)?.accumulated_cpu_time() as f64 / 1e3)
+    process_use().map(|used| used.cpu_s)
 }
 
 #[cfg(test)]

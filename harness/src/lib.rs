@@ -4,7 +4,7 @@
 //! text and instants ([`workload`], [`arrivals`]) → the [`driver`], which holds the conversations
 //! on a backend ([`target`]) → one record for each request ([`recorder`]) → the report.
 //!
-//! Only [`cmd`] prints.
+//! [`serve`] puts the engine behind a server instead. Only [`cmd`] prints.
 
 pub mod arrivals;
 pub mod cmd;
@@ -18,7 +18,7 @@ pub mod progress;
 pub mod random;
 pub mod recorder;
 pub mod scenario;
+pub mod serve;
 pub mod target;
-pub mod threads;
 pub mod units;
 pub mod workload;

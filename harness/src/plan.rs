@@ -3,12 +3,15 @@
 //! Invariant: every mistake of the user is found here, before any work, and its message names the
 //! flag or the file and key, the value, and what is accepted.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use backends::engine::PrefixCache;
-use models::{ModelSource, ReferenceModel, SamplingParams, WeightsDtype};
+use models::{
+    CpuOptions, Level, ModelSource, ReferenceModel, SamplingParams, Threads, WeightsDtype,
+};
 use reports::cost::{PriceFile, ResolvedPrice};
 use reports::schema::Slo;
 use serde_json::{Map, Value};
@@ -59,8 +62,6 @@ pub struct Plan {
     pub ignore_eos: bool,
     /// Measure the client's own error first.
     pub preflight: bool,
-    /// Threads of an engine on the CPU, if the user says.
-    pub threads: Option<usize>,
     /// For engines.
     pub engine: EngineOptions,
     /// For servers.
@@ -144,9 +145,6 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
         f.requests.is_some()
     })?;
     Ok(Plan {
-        threads: count(&places, "threads", scenario.threads, |f| {
-            f.threads.is_some()
-        })?,
         engine: resolve_engine(&scenario, &places, &target)?,
         http: resolve_http(&scenario, &places)?,
         price: resolve_price(&scenario, &places, &target)?,
@@ -172,6 +170,38 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
         warmup_s,
         drain_s,
         scenario,
+    })
+}
+
+/// The part of a plan that says what answers, and with which model.
+#[derive(Debug)]
+pub struct EnginePlan {
+    /// What answers.
+    pub target: Target,
+    /// As the user calls the model.
+    pub model_name: String,
+    /// Where weights and tokenizer come from.
+    pub model: ModelSource,
+    /// Expand the weights?
+    pub weights: WeightsDtype,
+    /// For engines.
+    pub engine: EngineOptions,
+    /// For servers.
+    pub http: HttpOptions,
+}
+
+/// Checks the flags that concern the engine.
+pub fn resolve_engine_plan(flags: &Scenario) -> Result<EnginePlan> {
+    let places = Places { flags, file: None };
+    let target = Target::parse(flags.target.as_deref().unwrap_or("cpu"))?;
+    let (model_name, model, _) = resolve_model(flags, &target)?;
+    Ok(EnginePlan {
+        engine: resolve_engine(flags, &places, &target)?,
+        http: resolve_http(flags, &places)?,
+        weights: resolve_weights(flags, &places)?,
+        target,
+        model_name,
+        model,
     })
 }
 
@@ -320,13 +350,11 @@ fn resolve_engine(
         None if matches!(target, Target::Sim(_)) => DEFAULT_KV_BYTES * 16,
         None => DEFAULT_KV_BYTES.min(memory / 4),
     };
-    let prefix_cache = match scenario.prefix_cache.as_deref() {
-        None | Some("on") => PrefixCache::On,
-        Some("off") => PrefixCache::Off,
-        Some(other) => {
-            let place = places.of("prefix_cache", |flags| flags.prefix_cache.is_some());
-            bail!("{place} is `{other}`; accepted are `on` and `off`")
-        }
+    let place = places.of("prefix_cache", |flags| flags.prefix_cache.is_some());
+    let prefix_cache = if on_off(&place, scenario.prefix_cache.as_deref(), true)? {
+        PrefixCache::On
+    } else {
+        PrefixCache::Off
     };
     let max_batch_tokens = count(places, "max_batch_tokens", scenario.max_batch_tokens, |f| {
         f.max_batch_tokens.is_some()
@@ -339,7 +367,47 @@ fn resolve_engine(
         max_batch_tokens: max_batch_tokens.unwrap_or(tokens),
         max_sequences: max_sequences.unwrap_or(sequences),
         prefix_cache,
+        cpu: resolve_cpu(scenario, places)?,
     })
+}
+
+/// Threads and instructions of an engine on the CPU.
+fn resolve_cpu(scenario: &Scenario, places: &Places<'_>) -> Result<CpuOptions> {
+    let threads = count(places, "threads", scenario.threads, |f| f.threads.is_some())?;
+    let threads = threads.unwrap_or(crate::host::logical_cpus() as usize);
+    let count = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
+    let place = places.of("pin", |flags| flags.pin.is_some());
+    let pinned = on_off(&place, scenario.pin.as_deref(), false)?;
+    let level = match scenario.instructions.as_deref() {
+        None => Level::best(),
+        Some(name) => {
+            let place = places.of("instructions", |flags| flags.instructions.is_some());
+            instructions(name).map_err(|message| anyhow!("{place} {message}"))?
+        }
+    };
+    let threads = Threads { count, pinned };
+    Ok(CpuOptions { threads, level })
+}
+
+/// The instruction set of this name, if this processor has it.
+pub fn instructions(name: &str) -> Result<Level, String> {
+    let available = || Level::ALL.into_iter().filter(|level| level.is_available());
+    available()
+        .find(|level| level.name() == name)
+        .ok_or_else(|| {
+            let names: Vec<_> = available().map(|level| format!("`{level}`")).collect();
+            let names = names.join(", ");
+            format!("is `{name}`; this processor and this build accept {names}")
+        })
+}
+
+fn on_off(place: &str, value: Option<&str>, default: bool) -> Result<bool> {
+    match value {
+        None => Ok(default),
+        Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(other) => bail!("{place} is `{other}`; accepted are `on` and `off`"),
+    }
 }
 
 fn count(

@@ -20,6 +20,8 @@ pub enum Purpose {
     Text = 3,
     /// Text that sessions share: system prompt, personas.
     SharedText = 4,
+    /// Seeds of served requests that bring none.
+    ServedSeed = 9,
     /// Answers of the mock server.
     Mock = 16,
 }

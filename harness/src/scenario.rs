@@ -105,6 +105,14 @@ pub struct Scenario {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<i64>,
+    /// Engine: bind each thread to a core: on or off [default: off]
+    #[arg(long, value_name = "ON|OFF")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pin: Option<String>,
+    /// Engine: instruction set of the kernels, such as avx2 [default: the best there is]
+    #[arg(long, value_name = "SET")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
     /// Server: `model` field of each request [default: --model, else the first the server lists]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,6 +205,8 @@ impl Scenario {
             prefix_cache: self.prefix_cache.or(file.prefix_cache),
             weights: self.weights.or(file.weights),
             threads: self.threads.or(file.threads),
+            pin: self.pin.or(file.pin),
+            instructions: self.instructions.or(file.instructions),
             served_model: self.served_model.or(file.served_model),
             extra_body: self.extra_body.or(file.extra_body),
             api_key_env: self.api_key_env.or(file.api_key_env),

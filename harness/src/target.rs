@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use backends::candle::CandleExecutor;
+use backends::cpu::CpuExecutor;
 use backends::engine::{Capacity, Engine, PrefixCache, blocks_for};
 use backends::http::{BaseError, HttpBackend, HttpConfig, parse_base};
 use backends::sim::{self, Device, SimulatedExecutor};
-use backends::{Backend, Clock, Failure, SystemInfo};
-use models::{ChatTokenizer, Model, ModelInfo};
+use backends::{Backend, Clock, Failure, FailureCause, SystemInfo};
+use models::{ChatTokenizer, CpuOptions, KvFormat, Model, ModelInfo};
 use serde_json::{Map, Value};
 
 /// A target as given.
@@ -128,6 +128,8 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Keep prefixes for later requests?
     pub prefix_cache: PrefixCache,
+    /// For an engine on the CPU.
+    pub cpu: CpuOptions,
 }
 
 /// Settings of the client, for servers.
@@ -214,12 +216,14 @@ pub async fn connect(
         }
         (_, Served::Loaded(model)) => {
             let device = crate::host::host_info().cpu;
+            details.extend(cpu_details(engine.cpu));
             let system = SystemInfo {
                 kind: "engine".into(),
                 device,
                 details,
             };
-            let executor = CandleExecutor::new(model.llama, capacity);
+            let executor = CpuExecutor::new(model.llama, capacity, engine.cpu)
+                .map_err(|error| Failure::new(FailureCause::Engine, error.to_string()))?;
             Engine::start(
                 executor,
                 clock.clone(),
@@ -231,6 +235,16 @@ pub async fn connect(
         (_, Served::Described(..)) => unreachable!("the CPU is given a loaded model"),
     };
     Ok(Arc::new(backend))
+}
+
+fn cpu_details(cpu: CpuOptions) -> [(String, String); 4] {
+    let pinned = if cpu.threads.pinned { "on" } else { "off" };
+    [
+        ("threads".into(), cpu.threads.count.to_string()),
+        ("pin".into(), pinned.into()),
+        ("instructions".into(), cpu.level.to_string()),
+        ("kv_format".into(), KvFormat::default().name().into()),
+    ]
 }
 
 fn engine_details(engine: &EngineOptions, capacity: Capacity) -> BTreeMap<String, String> {

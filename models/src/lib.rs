@@ -16,16 +16,17 @@
 //! tables. The result of a row does not depend on the other rows of the batch, as far as the
 //! matrix kernels allow (exactly so for quantised weights whose row length is no multiple of 256).
 
-mod attention;
 mod chat;
 mod config;
+mod cpu;
 mod detokenizer;
 mod gguf;
+#[doc(hidden)]
+pub mod kernels;
 mod kv;
 mod linear;
 mod llama;
 mod model;
-mod parallel;
 mod reference;
 mod reference_vocab;
 mod rope;
@@ -33,15 +34,15 @@ mod sampler;
 mod source;
 pub mod store;
 mod tokenizer;
-mod vector;
 
 pub use chat::{Message, Role, TemplateError};
 pub use config::{ConfigError, LlamaConfig};
+pub use cpu::{Cpu, CpuOptions, Level, MachineProbe, Operation, Profile, Tally, Threads, probe};
 pub use detokenizer::Detokenizer;
-pub use kv::{BLOCK_TOKENS, KvCache};
+pub use kv::{BLOCK_TOKENS, KvCache, KvFormat};
 pub use llama::{ForwardError, Llama, Logits, SequenceStep};
 pub use model::{LoadError, Model, ModelInfo, WeightsDtype, load_tokenizer};
-pub use sampler::{SamplingParams, sample};
+pub use sampler::{Draw, SamplingParams, sample};
 pub use source::{ModelSource, ReferenceModel, SourceError};
 pub use store::CatalogueEntry;
 pub use tokenizer::{ChatTokenizer, Special, TokenizerError};

@@ -2,9 +2,8 @@
 
 use crate::config::{ConfigError, LlamaConfig, TensorSpec};
 use crate::gguf::GgufFile;
-use crate::kv::{BLOCK_TOKENS, KvCache};
-use crate::linear;
-use crate::llama::Llama;
+use crate::kv::{BLOCK_TOKENS, KvCache, KvFormat};
+use crate::llama::{BuildError, Llama};
 use crate::reference::{self, ReferenceModel};
 use crate::reference_vocab;
 use crate::source::ModelSource;
@@ -24,6 +23,16 @@ pub enum WeightsDtype {
     AsStored,
     /// Everything as f32: slower, and the reference for accuracy.
     F32,
+}
+
+impl WeightsDtype {
+    /// The format in memory of a tensor stored in `format`.
+    fn of(self, format: GgmlDType) -> GgmlDType {
+        match self {
+            Self::AsStored => format,
+            Self::F32 => GgmlDType::F32,
+        }
+    }
 }
 
 /// A model that can run.
@@ -203,6 +212,18 @@ pub enum LoadError {
     /// Weights could not be prepared.
     #[error("weights cannot be prepared")]
     Prepare(#[source] Box<candle_core::Error>),
+    /// There is no memory for the weights.
+    #[error("there is no memory for the weights")]
+    Memory(#[source] io::Error),
+}
+
+impl From<BuildError> for LoadError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Memory(source) => Self::Memory(source),
+            BuildError::Tensor(source) => source.into(),
+        }
+    }
 }
 
 impl From<candle_core::Error> for LoadError {
@@ -225,10 +246,18 @@ impl Model {
         let (info, config, chat) = describe_file(&file, source, identity, dtype)?;
         let factors = file.rope_factors(&config)?;
         let tied = file.is_tied();
-        let llama = Llama::build(config, tied, factors.as_deref(), |spec| {
-            let tensor = file.read(spec)?;
-            Ok::<_, LoadError>(convert(tensor, dtype)?)
-        })?;
+        let formats: BTreeMap<_, _> = config
+            .tensors(tied)
+            .into_iter()
+            .map(|spec| Ok((spec.name.clone(), file.check(&spec)?)))
+            .collect::<Result<_, LoadError>>()?;
+        let llama = Llama::build(
+            config,
+            tied,
+            factors.as_deref(),
+            |spec| dtype.of(formats[&spec.name]),
+            |spec| file.read(spec),
+        )?;
         Ok(Self { info, llama, chat })
     }
 
@@ -255,9 +284,13 @@ impl Model {
         dtype: WeightsDtype,
     ) -> Result<Self, LoadError> {
         let (info, chat) = describe_reference(model, recipe, dtype);
-        let llama = Llama::build(model.config(), true, None, |spec| {
-            Ok::<_, LoadError>(convert(recipe.tensor(spec)?, dtype)?)
-        })?;
+        let llama = Llama::build(
+            model.config(),
+            true,
+            None,
+            |spec| dtype.of(recipe.format(spec)),
+            |spec| Ok::<_, LoadError>(recipe.tensor(spec)?),
+        )?;
         Ok(Self { info, llama, chat })
     }
 }
@@ -367,11 +400,7 @@ fn describe(
     let mut parameters = 0;
     let mut bytes_by_format = BTreeMap::new();
     for (format, spec) in tensors {
-        let format = if dtype == WeightsDtype::F32 {
-            GgmlDType::F32
-        } else {
-            *format
-        };
+        let format = dtype.of(*format);
         let elements: usize = spec.shape.iter().product();
         parameters += elements as u64;
         let bytes = (elements / format.block_size() * format.type_size()) as u64;
@@ -393,17 +422,7 @@ fn describe(
         heads: config.heads as u64,
         kv_heads: config.kv_heads as u64,
         head_dim: config.head_dim as u64,
-        kv_bytes_per_token: (KvCache::bytes_per_block(config) / BLOCK_TOKENS) as u64,
-    }
-}
-
-fn convert(
-    tensor: candle_core::quantized::QTensor,
-    dtype: WeightsDtype,
-) -> candle_core::Result<candle_core::quantized::QTensor> {
-    match dtype {
-        WeightsDtype::F32 if tensor.dtype() != GgmlDType::F32 => linear::to_f32(&tensor),
-        WeightsDtype::F32 | WeightsDtype::AsStored => Ok(tensor),
+        kv_bytes_per_token: (KvCache::bytes_per_block(config, KvFormat::F16) / BLOCK_TOKENS) as u64,
     }
 }
 

@@ -43,8 +43,7 @@ impl ReferenceModel {
         }
     }
 
-    /// The shape. No row length of the small one is a multiple of 256: candle then uses kernels
-    /// that treat every row alike, so results do not depend on the batch at all.
+    /// The shape.
     pub(crate) fn config(self) -> LlamaConfig {
         match self {
             Self::Ref135m => LlamaConfig {
@@ -79,8 +78,11 @@ impl ReferenceModel {
     pub(crate) fn recipe(self) -> Recipe {
         Recipe {
             seed: 135,
-            // candle has a fast kernel for Q8_0 at any row length; for Q4_1 it has none.
-            layers: GgmlDType::Q8_0,
+            layers: match self {
+                // as the real model's file has them
+                Self::Ref135m => GgmlDType::Q4_1,
+                Self::RefTiny => GgmlDType::Q8_0,
+            },
             hidden: self.config().hidden,
         }
     }

@@ -26,15 +26,18 @@ impl Rope {
     }
 
     /// Cosine and sine of every pair, for each of `positions`.
-    pub(crate) fn angles(&self, positions: impl Iterator<Item = usize>) -> Vec<[f32; 2]> {
-        let mut angles = Vec::new();
+    pub(crate) fn angles(
+        &self,
+        positions: impl Iterator<Item = usize>,
+        angles: &mut Vec<[f32; 2]>,
+    ) {
+        angles.clear();
         for position in positions {
             angles.extend(self.inverse_frequencies.iter().map(|frequency| {
                 let (sin, cos) = (position as f64 * frequency).sin_cos();
                 [cos as f32, sin as f32]
             }));
         }
-        angles
     }
 
     /// Rotated pairs per head.
@@ -74,10 +77,16 @@ mod tests {
         }
     }
 
+    fn angles(rope: &Rope, position: usize) -> Vec<[f32; 2]> {
+        let mut angles = Vec::new();
+        rope.angles([position].into_iter(), &mut angles);
+        angles
+    }
+
     #[test]
     fn rotates_interleaved_pairs() {
         let rope = Rope::new(&config(8), None);
-        let angles = rope.angles([5].into_iter());
+        let angles = angles(&rope, 5);
         let original: Vec<f32> = (0..16).map(|i| i as f32 - 7.5).collect();
         let mut row = original.clone();
         rotate(&mut row, 8, &angles);
@@ -101,9 +110,9 @@ mod tests {
         let rope = Rope::new(&config(4), None);
         let original: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let mut row = original.clone();
-        rotate(&mut row, 8, &rope.angles([0].into_iter()));
+        rotate(&mut row, 8, &angles(&rope, 0));
         assert_eq!(row, original);
-        rotate(&mut row, 8, &rope.angles([3].into_iter()));
+        rotate(&mut row, 8, &angles(&rope, 3));
         assert_eq!(row[4..8], original[4..8]);
         assert_ne!(row[..4], original[..4]);
     }
@@ -112,9 +121,6 @@ mod tests {
     fn factors_divide_the_frequencies() {
         let plain = Rope::new(&config(8), None);
         let slowed = Rope::new(&config(8), Some(&[2.0; 4]));
-        assert_eq!(
-            plain.angles([3].into_iter()),
-            slowed.angles([6].into_iter())
-        );
+        assert_eq!(angles(&plain, 3), angles(&slowed, 6));
     }
 }

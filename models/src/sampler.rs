@@ -3,6 +3,10 @@
 //! **Invariant.** Sampling has no state: the draw is a function of the seed and the index of the
 //! output token, so a request that is preempted and resumed repeats itself.
 
+use crate::cpu::Cpu;
+use crate::cpu::attention::sum;
+use crate::cpu::pool::Shared;
+use crate::cpu::simd::{Job, Level, ROWS, Simd};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
@@ -23,26 +27,190 @@ pub struct SamplingParams {
 /// Chooses the token after `logits`. `output_index` counts the tokens the request has produced.
 /// Of equally probable tokens the lowest id counts as the more probable.
 pub fn sample(logits: &[f32], params: &SamplingParams, output_index: u64) -> u32 {
+    sample_with(logits, params, output_index, &mut Vec::new())
+}
+
+/// What is drawn from one row of logits.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// Parameters of the request.
+    pub params: SamplingParams,
+    /// How many tokens the request has put out already.
+    pub output_index: u64,
+    /// Tokens that may not be drawn.
+    pub forbidden: &'a [u32],
+}
+
+impl Cpu {
+    /// Samples every row of logits of the last forward pass.
+    pub fn sample(&mut self, draws: &[Draw<'_>], tokens: &mut Vec<u32>) {
+        tokens.clear();
+        tokens.resize(draws.len(), 0);
+        let threads = self.pool.threads();
+        self.buffers.weights.resize_with(threads, Vec::new);
+        let logits = &mut self.buffers.logits;
+        let (vocab, work) = (logits.len() / draws.len().max(1), logits.len() * 4);
+        let logits = Shared::new(logits);
+        let weights = Shared::new(&mut self.buffers.weights);
+        let tokens = Shared::new(tokens);
+        self.pool.run(draws.len(), work, |thread, range| {
+            // SAFETY: each thread has a number of its own.
+            #[expect(unsafe_code, reason = "threads fill disjoint parts")]
+            let weights = unsafe { &mut weights.part(thread..thread + 1)[0] };
+            for row in range {
+                // SAFETY: each row is one thread's.
+                #[expect(unsafe_code, reason = "threads fill disjoint parts")]
+                let (logits, token) = unsafe {
+                    let logits = logits.part(row * vocab..(row + 1) * vocab);
+                    (logits, &mut tokens.part(row..row + 1)[0])
+                };
+                let draw = &draws[row];
+                for id in draw.forbidden {
+                    if let Some(logit) = logits.get_mut(*id as usize) {
+                        *logit = f32::NEG_INFINITY;
+                    }
+                }
+                *token = sample_with(logits, &draw.params, draw.output_index, weights);
+            }
+        });
+    }
+}
+
+fn sample_with(
+    logits: &[f32],
+    params: &SamplingParams,
+    output_index: u64,
+    weights: &mut Vec<f32>,
+) -> u32 {
     let temperature = params.temperature;
+    let maximum = Level::best().run(Largest(logits));
     if temperature.is_nan() || temperature <= 0.0 || params.top_k == Some(1) {
-        return greedy(logits);
+        return first(logits, maximum);
     }
-    let mut candidates = weigh(logits, temperature);
-    if candidates.is_empty() {
-        return greedy(logits);
+    let total = Level::best().run(Weigh {
+        logits,
+        maximum,
+        scale: 1.0 / temperature,
+        weights,
+    });
+    if total <= 0.0 {
+        return first(logits, maximum);
     }
-    keep_top_k(&mut candidates, params.top_k);
-    keep_top_p(&mut candidates, params.top_p);
     let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
     rng.set_stream(output_index);
-    draw(&candidates, rng.random::<f64>())
+    let uniform = rng.random::<f64>();
+    let top_k = params.top_k.unwrap_or(0) as usize;
+    let top_p = params.top_p.map(f64::from).filter(|top_p| *top_p < 1.0);
+    if top_k == 0 && top_p.is_none() {
+        return draw(weights, uniform * total);
+    }
+    let mut candidates = candidates(weights, total, top_p.filter(|_| top_k == 0));
+    keep_top_k(&mut candidates, top_k);
+    keep_top_p(&mut candidates, top_p);
+    draw_candidate(&candidates, uniform)
+}
+
+/// The largest number; negative infinity if there is none.
+struct Largest<'a>(&'a [f32]);
+
+impl Job for Largest<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "compiled for the level of the caller")]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let (rows, tail) = self.0.as_chunks::<ROWS>();
+        let mut largest = f32::NEG_INFINITY;
+        for part in 0..ROWS / S::LANES {
+            let mut lanes = simd.splat(f32::NEG_INFINITY);
+            for row in rows {
+                // what is not a number loses
+                lanes = simd.max(simd.load(row, part), lanes);
+            }
+            largest = largest.max(simd.largest(lanes));
+        }
+        tail.iter().copied().fold(largest, f32::max)
+    }
+}
+
+/// The lowest id with this logit; 0 if there is none.
+fn first(logits: &[f32], maximum: f32) -> u32 {
+    let found = logits.iter().position(|logit| *logit == maximum);
+    found.unwrap_or(0) as u32
+}
+
+/// Computes the weight of every token, proportional to its probability; gives their sum.
+struct Weigh<'a> {
+    logits: &'a [f32],
+    maximum: f32,
+    scale: f32,
+    weights: &'a mut Vec<f32>,
+}
+
+impl Job for Weigh<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "compiled for the level of the caller")]
+    fn run<S: Simd>(self, simd: S) -> f64 {
+        // e^-80 of the best is never drawn
+        const LEAST: f32 = -80.0;
+        self.weights.clear();
+        let mut total = 0.0;
+        for chunk in self.logits.chunks(ROWS) {
+            let mut row = [f32::NEG_INFINITY; ROWS];
+            row[..chunk.len()].copy_from_slice(chunk);
+            let mut weights = [0.0; ROWS];
+            for part in 0..ROWS / S::LANES {
+                let distance = simd.sub(simd.load(&row, part), simd.splat(self.maximum));
+                let scaled = simd.mul(distance, simd.splat(self.scale));
+                simd.store(scaled, &mut row, part);
+                simd.store(simd.exp(scaled), &mut weights, part);
+            }
+            for (weight, scaled) in weights.iter_mut().zip(&row) {
+                *weight = if *scaled > LEAST { *weight } else { 0.0 };
+            }
+            total += f64::from(sum(&weights));
+            self.weights.extend_from_slice(&weights[..chunk.len()]);
+        }
+        total
+    }
+}
+
+/// The token at which the running sum of the weights passes `rest`.
+fn draw(weights: &[f32], mut rest: f64) -> u32 {
+    let mut last = 0;
+    for (index, chunk) in weights.chunks(ROWS).enumerate() {
+        let mut row = [0.0; ROWS];
+        row[..chunk.len()].copy_from_slice(chunk);
+        let within = f64::from(sum(&row));
+        if rest >= within {
+            rest -= within;
+            continue;
+        }
+        for (lane, weight) in chunk
+            .iter()
+            .enumerate()
+            .filter(|(_, weight)| **weight > 0.0)
+        {
+            last = index * ROWS + lane;
+            rest -= f64::from(*weight);
+            if rest < 0.0 {
+                return last as u32;
+            }
+        }
+        return last as u32;
+    }
+    // rounding: the last that can be drawn
+    let possible = weights.iter().rposition(|weight| *weight > 0.0);
+    possible.unwrap_or(last) as u32
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     id: u32,
     /// Proportional to the probability; the largest is 1.
-    weight: f64,
+    weight: f32,
 }
 
 impl Candidate {
@@ -55,63 +223,45 @@ impl Candidate {
     }
 }
 
-fn greedy(logits: &[f32]) -> u32 {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > best.1 {
-            best = (id, logit);
-        }
-    }
-    best.0 as u32
+/// The tokens that can be drawn. With `top_p` those are left out that can not be needed: all
+/// tokens below the threshold together have less than 1 - p.
+fn candidates(weights: &[f32], total: f64, top_p: Option<f64>) -> Vec<Candidate> {
+    let threshold = top_p.map_or(0.0, |top_p| total * (1.0 - top_p) / weights.len() as f64);
+    let kept = |weight: f32| weight > 0.0 && (f64::from(weight) >= threshold || weight >= 1.0);
+    let ids = (0..).zip(weights).filter(|(_, weight)| kept(**weight));
+    ids.map(|(id, weight)| Candidate {
+        id,
+        weight: *weight,
+    })
+    .collect()
 }
 
-/// Every token with a weight above zero. Empty if no logit is finite.
-fn weigh(logits: &[f32], temperature: f32) -> Vec<Candidate> {
-    let maximum = f64::from(logits[greedy(logits) as usize]);
-    let scale = 1.0 / f64::from(temperature);
-    let weigh = |(id, logit): (usize, &f32)| {
-        let weight = ((f64::from(*logit) - maximum) * scale).exp();
-        (weight > 0.0).then_some(Candidate {
-            id: id as u32,
-            weight,
-        })
-    };
-    logits.iter().enumerate().filter_map(weigh).collect()
-}
-
-fn keep_top_k(candidates: &mut Vec<Candidate>, top_k: Option<u32>) {
-    let keep = top_k.unwrap_or(0) as usize;
-    if keep > 0 && keep < candidates.len() {
-        candidates.select_nth_unstable_by(keep - 1, Candidate::order);
-        candidates.truncate(keep);
-        candidates.sort_unstable_by(Candidate::order);
+fn keep_top_k(candidates: &mut Vec<Candidate>, top_k: usize) {
+    if top_k > 0 && top_k < candidates.len() {
+        candidates.select_nth_unstable_by(top_k - 1, Candidate::order);
+        candidates.truncate(top_k);
     }
 }
 
-fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: Option<f32>) {
-    let Some(top_p) = top_p.map(f64::from).filter(|top_p| *top_p < 1.0) else {
-        return;
-    };
-    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-    // A token below this share can not be needed: all such tokens together are less than 1 - p.
-    let negligible = total * (1.0 - top_p) / candidates.len() as f64;
-    candidates.retain(|candidate| candidate.weight >= negligible || candidate.weight >= 1.0);
+fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: Option<f64>) {
     candidates.sort_unstable_by(Candidate::order);
+    let Some(top_p) = top_p else { return };
+    let total: f64 = candidates.iter().map(|one| f64::from(one.weight)).sum();
     let mut sum = 0.0;
     let needed = candidates.iter().take_while(|candidate| {
         let more = sum < top_p * total;
-        sum += candidate.weight;
+        sum += f64::from(candidate.weight);
         more
     });
     let needed = needed.count().max(1);
     candidates.truncate(needed);
 }
 
-fn draw(candidates: &[Candidate], uniform: f64) -> u32 {
-    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
+fn draw_candidate(candidates: &[Candidate], uniform: f64) -> u32 {
+    let total: f64 = candidates.iter().map(|one| f64::from(one.weight)).sum();
     let mut rest = uniform * total;
     for candidate in candidates {
-        rest -= candidate.weight;
+        rest -= f64::from(candidate.weight);
         if rest < 0.0 {
             return candidate.id;
         }
@@ -158,6 +308,33 @@ mod tests {
                 "token {id}: {share} {expected}"
             );
             assert_eq!(share == 0.0, expected == 0.0);
+        }
+    }
+
+    #[test]
+    fn rows_are_sampled_side_by_side_and_forbidden_tokens_are_not_drawn() {
+        let mut cpu = Cpu::new(crate::CpuOptions::new(2.try_into().unwrap()));
+        let row: Vec<f32> = (0..20_000).map(|i| (i as f32 * 0.37).sin() * 5.0).collect();
+        let best = sample(&row, &params(0.0, None, None), 0);
+        let draw = |temperature, output_index, forbidden| Draw {
+            params: params(temperature, None, Some(0.9)),
+            output_index,
+            forbidden,
+        };
+        let forbidden = [best, 99_999];
+        let draws = [
+            draw(0.0, 0, &[][..]),
+            draw(0.0, 0, &forbidden),
+            draw(1.0, 7, &[]),
+            draw(1.0, 8, &[]),
+        ];
+        cpu.buffers.logits = row.repeat(draws.len());
+        let mut tokens = Vec::new();
+        cpu.sample(&draws, &mut tokens);
+        assert_eq!(tokens[0], best);
+        assert_ne!(tokens[1], best);
+        for (draw, token) in draws.iter().zip(&tokens).skip(2) {
+            assert_eq!(*token, sample(&row, &draw.params, draw.output_index));
         }
     }
 

@@ -241,13 +241,14 @@ impl ChatTokenizer {
     /// Encodes text. Nothing is put before or after it.
     pub fn encode(&self, text: &str, special: Special) -> Vec<u32> {
         let mut ids = Vec::new();
-        let mut rest = text;
-        while let Some((at, length, id)) = self.next_special(rest, special) {
-            self.encode_words(&rest[..at], &mut ids);
+        let mut ahead = self.specials_in(text, special);
+        let mut from = 0;
+        while let Some((at, length, id)) = next_special(&mut ahead, text, from) {
+            self.encode_words(&text[from..at], &mut ids);
             ids.push(id);
-            rest = &rest[at + length..];
+            from = at + length;
         }
-        self.encode_words(rest, &mut ids);
+        self.encode_words(&text[from..], &mut ids);
         ids
     }
 
@@ -294,16 +295,16 @@ impl ChatTokenizer {
         self.table.bytes(id).to_vec()
     }
 
-    /// The first special token in `text`, the longest one if several start there.
-    fn next_special(&self, text: &str, special: Special) -> Option<(usize, usize, u32)> {
+    /// Each special token that counts and occurs in `text`, at its first place.
+    fn specials_in(&self, text: &str, special: Special) -> Vec<SpecialAhead<'_>> {
         let counts = |in_plain_text: bool| special == Special::Parse || in_plain_text;
-        let found = self
-            .specials
+        self.specials
             .iter()
-            .filter(|(_, (_, in_plain))| counts(*in_plain));
-        found
-            .filter_map(|(token, (id, _))| text.find(token).map(|at| (at, token.len(), *id)))
-            .min_by_key(|(at, length, _)| (*at, usize::MAX - length))
+            .filter(|(_, (_, in_plain))| counts(*in_plain))
+            .filter_map(|(token, &(id, _))| {
+                text.find(token).map(|at| SpecialAhead { token, id, at })
+            })
+            .collect()
     }
 
     fn encode_words(&self, text: &str, ids: &mut Vec<u32>) {
@@ -318,6 +319,34 @@ impl ChatTokenizer {
                 .get_ids(),
         );
     }
+}
+
+/// The next place of one special token in a text.
+struct SpecialAhead<'a> {
+    token: &'a str,
+    id: u32,
+    at: usize,
+}
+
+/// Place, length and id of the first special token from `from` on, the longest one if several start
+/// there. Each token looks through the text once, however often it occurs.
+fn next_special(
+    ahead: &mut Vec<SpecialAhead<'_>>,
+    text: &str,
+    from: usize,
+) -> Option<(usize, usize, u32)> {
+    ahead.retain_mut(|next| {
+        if next.at >= from {
+            return true;
+        }
+        let found = text[from..].find(next.token);
+        next.at = found.map_or(next.at, |offset| from + offset);
+        found.is_some()
+    });
+    let first = ahead
+        .iter()
+        .min_by_key(|next| (next.at, usize::MAX - next.token.len()));
+    first.map(|next| (next.at, next.token.len(), next.id))
 }
 
 /// The rule that cuts text into words, and the normalisation before it.
@@ -421,6 +450,9 @@ mod tests {
         let tokenizer = ChatTokenizer::new(vocabulary("default")).unwrap();
         assert_eq!(tokenizer.encode("ab<|a|>ab", Special::Parse), [259, 0, 259]);
         assert_eq!(tokenizer.encode("<|a|>b", Special::Parse), [1]);
+        let text = "<|a|><user>ab<|a|>b<|a|>".repeat(2);
+        let twice = [0, 2, 259, 1, 0, 0, 2, 259, 1, 0];
+        assert_eq!(tokenizer.encode(&text, Special::Parse), twice);
         assert_eq!(tokenizer.encode("<|a|>", Special::Plain).len(), 5);
         assert_eq!(tokenizer.encode("<user>", Special::Plain), [2]);
         assert_eq!(tokenizer.encode("", Special::Parse), [0_u32; 0]);

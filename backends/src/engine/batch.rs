@@ -4,6 +4,7 @@
 //! has one token for each row that samples, in row order.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use models::SamplingParams;
 
@@ -39,12 +40,14 @@ pub struct Row {
 }
 
 /// How the next token of a row is drawn.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Sample {
     /// Parameters of the request.
     pub params: SamplingParams,
     /// How many tokens the request has put out already.
     pub output_index: u64,
+    /// Tokens that may not be drawn: those that would end the answer too early.
+    pub forbidden: Option<Arc<[u32]>>,
 }
 
 impl Batch {

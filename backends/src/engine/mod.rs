@@ -59,10 +59,29 @@ struct Submission {
     request: Request,
     end_tokens: Arc<[u32]>,
     events: mpsc::UnboundedSender<Event>,
+    ticket: Ticket,
+}
+
+/// A request that has not had its last event; it counts itself.
+#[derive(Debug)]
+struct Ticket(Arc<Counters>);
+
+impl Ticket {
+    fn new(counters: &Arc<Counters>) -> Self {
+        counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
 struct Counters {
+    in_flight: AtomicU32,
     waiting: AtomicU32,
     running: AtomicU32,
     used_blocks: AtomicU32,
@@ -128,6 +147,7 @@ impl Backend for Engine {
             request,
             end_tokens,
             events: events.clone(),
+            ticket: Ticket::new(&self.counters),
         };
         if self.submissions.send(submission).is_err() {
             send(EventKind::Failed(Failure::new(
@@ -141,6 +161,7 @@ impl Backend for Engine {
     fn gauges(&self) -> Gauges {
         let read = |counter: &AtomicU32| Some(counter.load(Ordering::Relaxed));
         Gauges {
+            in_flight: read(&self.counters.in_flight),
             waiting: read(&self.counters.waiting),
             running: read(&self.counters.running),
             used_blocks: read(&self.counters.used_blocks),
@@ -163,6 +184,16 @@ struct Worker<E> {
 struct Live {
     events: mpsc::UnboundedSender<Event>,
     usage: Usage,
+    ticket: Ticket,
+}
+
+impl Live {
+    /// Sends the last event. The request no longer counts by then, so that whoever reads it finds
+    /// its place free.
+    fn end(self, at: Nanos, kind: EventKind) {
+        drop(self.ticket);
+        drop(self.events.send(Event { at, kind }));
+    }
 }
 
 impl<E: Executor> Worker<E> {
@@ -204,6 +235,7 @@ impl<E: Executor> Worker<E> {
             request,
             end_tokens,
             events,
+            ticket,
         } = submission;
         let id = SequenceId(self.next_id);
         self.next_id += 1;
@@ -213,24 +245,24 @@ impl<E: Executor> Worker<E> {
             prompt: request.prompt.tokens,
             max_tokens: request.max_tokens,
             end_tokens,
+            min_tokens: request.min_tokens,
             params: request.sampling,
         });
+        let usage = Usage {
+            input_tokens,
+            cached_tokens: None,
+            output_tokens: 0,
+        };
+        let live = Live {
+            events,
+            usage,
+            ticket,
+        };
         match added {
-            Ok(()) => {
-                let usage = Usage {
-                    input_tokens,
-                    cached_tokens: None,
-                    output_tokens: 0,
-                };
-                self.live.insert(id, Live { events, usage });
-            }
+            Ok(()) => drop(self.live.insert(id, live)),
             Err(error) => {
                 let failure = Failure::new(FailureCause::Rejected, error.to_string());
-                let kind = EventKind::Failed(failure);
-                drop(events.send(Event {
-                    at: self.clock.now(),
-                    kind,
-                }));
+                live.end(self.clock.now(), EventKind::Failed(failure));
             }
         }
     }
@@ -279,7 +311,7 @@ impl<E: Executor> Worker<E> {
                         reason,
                         usage: Some(request.usage),
                     };
-                    drop(request.events.send(Event { at, kind }));
+                    request.end(at, kind);
                 }
             }
         });
@@ -290,10 +322,7 @@ impl<E: Executor> Worker<E> {
         for id in self.scheduler.clear() {
             if let Some(request) = self.live.remove(&id) {
                 let failure = Failure::new(FailureCause::Engine, message);
-                drop(request.events.send(Event {
-                    at,
-                    kind: EventKind::Failed(failure),
-                }));
+                request.end(at, EventKind::Failed(failure));
             }
         }
     }

@@ -43,6 +43,8 @@ pub struct NewSequence {
     pub max_tokens: u32,
     /// Tokens that end the answer; empty to ignore them.
     pub end_tokens: Arc<[u32]>,
+    /// Output tokens before which no end token may be drawn.
+    pub min_tokens: u32,
     /// How tokens are chosen.
     pub params: SamplingParams,
 }
@@ -96,6 +98,7 @@ struct Sequence {
     prompt_len: usize,
     max_tokens: u32,
     end_tokens: Arc<[u32]>,
+    min_tokens: u32,
     params: SamplingParams,
     blocks: Vec<BlockId>,
     /// Tokens whose keys and values are in the cache.
@@ -115,6 +118,12 @@ impl Sequence {
 
     fn output_len(&self) -> usize {
         self.tokens.len() - self.prompt_len
+    }
+
+    /// End tokens, as long as the answer is too short to end.
+    fn forbidden(&self) -> Option<Arc<[u32]>> {
+        let too_short = self.output_len() < self.min_tokens as usize;
+        (too_short && !self.end_tokens.is_empty()).then(|| Arc::clone(&self.end_tokens))
     }
 
     fn finish_reason(&self) -> Option<FinishReason> {
@@ -198,6 +207,7 @@ impl Scheduler {
             prompt_len: prompt,
             max_tokens: new.max_tokens,
             end_tokens: new.end_tokens,
+            min_tokens: new.min_tokens,
             params: new.params,
             blocks: Vec::new(),
             computed: 0,
@@ -255,6 +265,7 @@ impl Scheduler {
             let sample = (end == sequence.tokens.len()).then_some(Sample {
                 params: sequence.params,
                 output_index: sequence.output_len() as u64,
+                forbidden: sequence.forbidden(),
             });
             let tokens = &sequence.tokens[sequence.computed..end];
             let blocks = sequence

@@ -34,6 +34,7 @@ fn sequence(id: u64, prompt: Vec<u32>, max_tokens: u32) -> NewSequence {
         prompt,
         max_tokens,
         end_tokens,
+        min_tokens: 0,
         params: greedy(),
     }
 }
@@ -310,4 +311,21 @@ fn what_can_never_run_is_refused_with_its_numbers() {
     scheduler
         .add(sequence(0, vec![5; 100], 28))
         .expect("exactly the context fits");
+}
+
+#[test]
+fn end_tokens_are_forbidden_until_the_answer_is_long_enough() {
+    let mut scheduler = Scheduler::new(capacity(8, 4, 64), PrefixCache::Off);
+    let mut new = sequence(1, vec![5; 10], 4);
+    new.min_tokens = 2;
+    scheduler.add(new).expect("it fits");
+    let (mut batch, mut forbidden) = (Batch::default(), Vec::new());
+    loop {
+        scheduler.plan(&mut batch);
+        let Some(row) = batch.rows.first() else { break };
+        let sample = row.sample.as_ref().expect("it fits into one step");
+        forbidden.push(sample.forbidden.as_deref() == Some(&[END][..]));
+        scheduler.apply(&StepOutput { tokens: vec![7] }, |_, _| ());
+    }
+    assert_eq!(forbidden, [true, true, false, false]);
 }

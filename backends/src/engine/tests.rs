@@ -70,6 +70,7 @@ fn request(prompt: &[u32], max_tokens: u32, ignore_eos: bool) -> Request {
         prompt,
         max_tokens,
         ignore_eos,
+        min_tokens: 0,
         sampling,
     }
 }
@@ -134,13 +135,39 @@ fn a_dropped_stream_frees_its_blocks() {
             stream.next().await.map(|e| e.kind),
             Some(EventKind::Token(_))
         ) {}
-        assert!(engine.gauges().used_blocks > Some(0));
+        let gauges = engine.gauges();
+        assert!(gauges.used_blocks > Some(0) && gauges.in_flight == Some(1));
         drop(stream);
         clock.sleep(Nanos(100_000_000)).await;
+        let gauges = engine.gauges();
         assert_eq!(
-            (engine.gauges().used_blocks, engine.gauges().running),
-            (Some(0), Some(0))
+            (gauges.used_blocks, gauges.running, gauges.in_flight),
+            (Some(0), Some(0), Some(0))
         );
+    });
+}
+
+#[test]
+fn a_request_is_in_flight_from_its_submission_to_its_last_event() {
+    let clock = Clock::simulated();
+    clock.block_on(async {
+        let engine = engine(&clock, 2, Some(3));
+        let in_flight = || engine.gauges().in_flight;
+        let answered = engine.submit(request(&[5; 20], 1, true));
+        let too_long = engine.submit(request(&[5; 200], 1, true));
+        assert_eq!(in_flight(), Some(2), "before the engine has looked");
+        for stream in [answered, too_long] {
+            collect(stream).await;
+        }
+        assert_eq!(in_flight(), Some(0));
+        let mut failed = engine.submit(request(&[5; 20], 9, true));
+        loop {
+            let event = failed.next().await.expect("a last event");
+            match event.kind {
+                EventKind::Failed(_) => break assert_eq!(in_flight(), Some(0)),
+                _ => assert_eq!(in_flight(), Some(1)),
+            }
+        }
     });
 }
 

@@ -25,6 +25,7 @@ pub(super) fn request_body(request: &Request, model: &str, extra: &Map<String, V
         top_k: sampling.top_k,
         seed: sampling.seed & 0x7FFF_FFFF,
         ignore_eos: request.ignore_eos,
+        min_tokens: Some(request.min_tokens).filter(|tokens| *tokens > 0),
     };
     let mut value = serde_json::to_value(body).expect("a body is plain data");
     if let Value::Object(fields) = &mut value {
@@ -50,6 +51,8 @@ struct Body<'a> {
     top_k: Option<u32>,
     seed: u64,
     ignore_eos: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_tokens: Option<u32>,
 }
 
 #[derive(Serialize)]

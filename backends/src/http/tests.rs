@@ -86,6 +86,7 @@ fn ask(base: &str) -> Vec<EventKind> {
         },
         max_tokens: 5,
         ignore_eos: true,
+        min_tokens: 0,
         sampling: SamplingParams {
             temperature: 0.0,
             top_k: None,

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use backends::candle::CandleExecutor;
+use backends::cpu::CpuExecutor;
 use backends::engine::{
     Batch, Capacity, Executor, NewSequence, PrefixCache, Progress, Scheduler, SequenceId,
 };
-use models::{Model, ModelSource, SamplingParams, WeightsDtype};
+use models::{CpuOptions, Model, ModelSource, SamplingParams, WeightsDtype};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -18,10 +18,12 @@ struct Ask {
     params: SamplingParams,
 }
 
-fn executor(capacity: Capacity) -> CandleExecutor {
+fn executor(capacity: Capacity) -> CpuExecutor {
     let source = ModelSource::parse("ref-tiny").expect("built in");
     let model = Model::load(&source, WeightsDtype::AsStored).expect("made in memory");
-    CandleExecutor::new(model.llama, capacity)
+    let threads = 2.try_into().expect("not zero");
+    let started = CpuExecutor::new(model.llama, capacity, CpuOptions::new(threads));
+    started.expect("memory")
 }
 
 /// Answers all requests in one engine; also how often it preempted.
@@ -34,6 +36,7 @@ fn answer(asks: &[Ask], capacity: Capacity, cache: PrefixCache) -> (Vec<Vec<u32>
             prompt: Arc::clone(&ask.prompt),
             max_tokens: ask.max_tokens,
             end_tokens: Arc::from([]),
+            min_tokens: 0,
             params: ask.params,
         };
         scheduler.add(new).expect("it fits");

@@ -1,14 +1,15 @@
 //! `weighbridge generate`: one reply from the built-in engine.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use backends::candle::CandleExecutor;
+use backends::cpu::CpuExecutor;
 use backends::engine::{Capacity, Engine, PrefixCache};
 use backends::{Backend, Clock, EventKind, FinishReason, Prompt, Request, SystemInfo};
 use clap::Args;
-use models::{Message, Model, ModelSource, Role, SamplingParams, WeightsDtype};
+use models::{CpuOptions, Message, Model, ModelSource, Role, SamplingParams, WeightsDtype};
 use serde_json::json;
 
 use super::{Ending, print};
@@ -49,7 +50,6 @@ pub(super) struct GenerateArgs {
 
 pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
     let messages = messages(args)?;
-    crate::threads::set_engine_threads(None);
     let dtype = if args.f32 {
         WeightsDtype::F32
     } else {
@@ -79,6 +79,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
         },
         max_tokens: max_tokens as u32,
         ignore_eos: false,
+        min_tokens: 0,
         sampling: SamplingParams {
             temperature: args.temperature,
             top_k: args.top_k,
@@ -88,7 +89,9 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
     };
     let clock = Clock::wall();
     let end_tokens: Arc<[u32]> = chat.eos_ids().into();
-    let executor = CandleExecutor::new(llama, capacity);
+    let threads = NonZeroUsize::new(crate::host::logical_cpus() as usize);
+    let options = CpuOptions::new(threads.unwrap_or(NonZeroUsize::MIN));
+    let executor = CpuExecutor::new(llama, capacity, options)?;
     let engine = Engine::start(
         executor,
         clock.clone(),

@@ -8,6 +8,8 @@ mod mock;
 mod models;
 mod report;
 mod run;
+mod serve;
+mod speed;
 mod workloads;
 
 use std::io::{self, IsTerminal, Write};
@@ -28,8 +30,12 @@ pub struct Cli {
 enum Command {
     /// Measure a target under load and write a report
     Run(Box<run::RunArgs>),
+    /// Serve the built-in engine over HTTP, as OpenAI's API
+    Serve(Box<serve::ServeArgs>),
     /// One reply from the built-in engine
     Generate(generate::GenerateArgs),
+    /// Prefill and decode speed of the built-in engine, without load
+    Speed(speed::SpeedArgs),
     /// List, fetch and find models
     Models(models::ModelsArgs),
     /// List and describe workloads
@@ -67,7 +73,9 @@ impl Cli {
             .init();
         let ended = match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Serve(args) => serve::run(&args),
             Command::Generate(args) => generate::run(&args),
+            Command::Speed(args) => speed::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Workloads(args) => workloads::run(&args),
             Command::Mock(args) => mock::run(&args),

@@ -14,7 +14,6 @@ use super::{Ending, note, report};
 use crate::plan::{self, Plan};
 use crate::scenario::Scenario;
 use crate::target::{Served, Target};
-use crate::threads::set_engine_threads;
 use crate::units::show_bytes;
 use crate::workload::schedule::SessionMaker;
 use measure::{Outcome, measure};
@@ -35,8 +34,6 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs) -> Result<Ending> {
     let plan = plan::resolve(&args.flags, args.scenario.as_deref())?;
-    // Before any thread is started.
-    let threads = set_engine_threads(plan.threads);
     if let Target::Http(_) = plan.target {
         crate::limits::raise_file_limit();
     }
@@ -49,7 +46,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
     let out = args.out.clone().unwrap_or_else(|| default_folder(&plan));
     let clock = plan.target.clock();
     let outcome = clock.block_on(measure(&plan, &clock, served, Arc::new(maker), &out))?;
-    let mut report = assemble::report(&plan, &info, &outcome, threads);
+    let mut report = assemble::report(&plan, &info, &outcome);
     if let Some(error) = &outcome.recorded.write_error {
         report
             .warnings

@@ -3,7 +3,10 @@
 mod command;
 mod faults;
 mod mock;
+mod overload;
 mod page;
 mod runs;
+mod serve;
+mod served;
 mod server;
 mod tidy;

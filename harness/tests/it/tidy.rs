@@ -116,13 +116,13 @@ fn unsafe_code_is_where_it_may_be() {
             .expect("below")
             .to_string_lossy()
             .into_owned();
-        let blocks = text.matches("unsafe {").count();
+        let blocks = text.matches("unsafe {").count() + text.matches("unsafe impl").count();
         let reasons = text.matches("// SAFETY:").count();
         let here = name == "harness/tests/it/tidy.rs" || blocks == 0;
-        assert!(
-            here || name == "harness/src/threads.rs",
-            "{name} has unsafe code"
-        );
+        let may = name.starts_with("models/src/cpu/")
+            || name == "models/src/kv.rs"
+            || name == "models/src/sampler.rs";
+        assert!(here || may, "{name} has unsafe code");
         assert!(
             here || blocks == reasons,
             "{name}: {blocks} unsafe blocks, {reasons} SAFETY"

@@ -1,8 +1,9 @@
 //! Batching and paging change nothing: bit for bit on the small reference model.
 
+use crate::cpu;
 use models::{
-    BLOCK_TOKENS, ForwardError, KvCache, Model, ModelSource, ReferenceModel, SamplingParams,
-    SequenceStep, WeightsDtype, sample,
+    BLOCK_TOKENS, ForwardError, KvCache, KvFormat, Model, ModelSource, ReferenceModel,
+    SamplingParams, SequenceStep, WeightsDtype, sample,
 };
 use proptest::prelude::*;
 use std::sync::LazyLock;
@@ -25,7 +26,7 @@ fn tokens(seed: u32, length: usize) -> Vec<u32> {
 
 /// The logits after a whole sequence, run alone and in one piece.
 fn whole(tokens: &[u32]) -> Vec<f32> {
-    let mut cache = KvCache::new(TINY.llama.config(), BLOCKS);
+    let mut cache = KvCache::new(TINY.llama.config(), BLOCKS, KvFormat::F16).unwrap();
     let blocks: Vec<u32> = (0..BLOCKS as u32).collect();
     let step = SequenceStep {
         tokens,
@@ -34,7 +35,7 @@ fn whole(tokens: &[u32]) -> Vec<f32> {
         logits: true,
     };
     TINY.llama
-        .forward(&mut cache, &[step])
+        .forward(&mut cpu(1), &mut cache, &[step])
         .unwrap()
         .row(0)
         .to_vec()
@@ -42,7 +43,8 @@ fn whole(tokens: &[u32]) -> Vec<f32> {
 
 /// Logits after each of several sequences, run together in chunks of the given lengths.
 fn chunked(sequences: &[Vec<u32>], chunks: &[usize], reverse_blocks: bool) -> Vec<Vec<f32>> {
-    let mut cache = KvCache::new(TINY.llama.config(), BLOCKS);
+    let mut cache = KvCache::new(TINY.llama.config(), BLOCKS, KvFormat::F16).unwrap();
+    let mut cpu = cpu(2);
     let per_sequence = BLOCKS / sequences.len();
     let mut tables: Vec<u32> = (0..BLOCKS as u32).collect();
     if reverse_blocks {
@@ -75,7 +77,7 @@ fn chunked(sequences: &[Vec<u32>], chunks: &[usize], reverse_blocks: bool) -> Ve
         if batch.is_empty() {
             return results;
         }
-        let logits = TINY.llama.forward(&mut cache, &batch).unwrap();
+        let logits = TINY.llama.forward(&mut cpu, &mut cache, &batch).unwrap();
         assert_eq!(logits.rows(), finishing.len());
         for (row, index) in finishing.into_iter().enumerate() {
             results[index] = logits.row(row).to_vec();
@@ -105,7 +107,8 @@ proptest! {
 #[test]
 fn generation_one_token_at_a_time_equals_prefill() {
     let prompt = tokens(3, BLOCK_TOKENS - 3);
-    let mut cache = KvCache::new(TINY.llama.config(), 4);
+    let mut cache = KvCache::new(TINY.llama.config(), 4, KvFormat::F16).unwrap();
+    let mut cpu = cpu(2);
     let params = SamplingParams {
         temperature: 0.8,
         top_k: Some(50),
@@ -121,7 +124,7 @@ fn generation_one_token_at_a_time_equals_prefill() {
             blocks: &[2, 0, 3],
             logits: true,
         };
-        let logits = TINY.llama.forward(&mut cache, &[step]).unwrap();
+        let logits = TINY.llama.forward(&mut cpu, &mut cache, &[step]).unwrap();
         assert_eq!(
             logits.row(0),
             whole(&sequence),
@@ -162,13 +165,14 @@ fn the_135m_reference_model_has_the_shape_it_promises() {
     .unwrap();
     assert_eq!(
         (model.info.parameters, model.info.weights.as_str()),
-        (134_515_008, "Q8_0")
+        (134_515_008, "Q4_1")
     );
     assert_eq!(
         model.info.weight_bytes,
-        30_081_024 + 106_168_320 / 32 * 34 + 61 * 576 * 4
+        30_081_024 + 106_168_320 / 32 * 20 + 61 * 576 * 4
     );
-    let mut cache = KvCache::new(model.llama.config(), 1);
+    let mut cache = KvCache::new(model.llama.config(), 1, KvFormat::F16).unwrap();
+    let mut cpu = cpu(2);
     let prompt = model.chat.encode("今天天气很好", models::Special::Plain);
     let step = SequenceStep {
         tokens: &prompt,
@@ -176,7 +180,7 @@ fn the_135m_reference_model_has_the_shape_it_promises() {
         blocks: &[0],
         logits: true,
     };
-    let logits = model.llama.forward(&mut cache, &[step]).unwrap();
+    let logits = model.llama.forward(&mut cpu, &mut cache, &[step]).unwrap();
     let square = logits.row(0).iter().map(|x| x * x).sum::<f32>() / 49_152.0;
     assert!(
         (1.0..3.0).contains(&square.sqrt()),
@@ -188,7 +192,8 @@ fn the_135m_reference_model_has_the_shape_it_promises() {
 #[test]
 fn unusable_batches_are_refused() {
     let config = TINY.llama.config();
-    let mut cache = KvCache::new(config, 2);
+    let mut cache = KvCache::new(config, 2, KvFormat::F16).unwrap();
+    let mut cpu = cpu(2);
     let blocks = [0, 1];
     let good = SequenceStep {
         tokens: &[1, 2],
@@ -196,7 +201,10 @@ fn unusable_batches_are_refused() {
         blocks: &blocks,
         logits: false,
     };
-    let mut refusal = |step| TINY.llama.forward(&mut cache, &[good, step]).unwrap_err();
+    let mut refusal = |step| {
+        let refused = TINY.llama.forward(&mut cpu, &mut cache, &[good, step]);
+        refused.unwrap_err()
+    };
     let long = vec![0; config.context + 1];
     assert!(matches!(
         refusal(SequenceStep {
@@ -249,11 +257,17 @@ fn unusable_batches_are_refused() {
         }),
         ForwardError::ContextExceeded { .. }
     ));
-    assert_eq!(TINY.llama.forward(&mut cache, &[]).unwrap().rows(), 0);
-    assert_eq!(TINY.llama.forward(&mut cache, &[good]).unwrap().rows(), 0);
+    assert!(matches!(
+        refusal(SequenceStep { start: 1, ..good }),
+        ForwardError::SharedBlock { step: 1, block: 0 }
+    ));
+    for batch in [&[][..], &[good]] {
+        let logits = TINY.llama.forward(&mut cpu, &mut cache, batch).unwrap();
+        assert_eq!(logits.rows(), 0);
+    }
     let mut other = config.clone();
     other.layers += 1;
-    let mut foreign = KvCache::new(&other, 2);
-    let refused = TINY.llama.forward(&mut foreign, &[good]);
+    let mut foreign = KvCache::new(&other, 2, KvFormat::F16).unwrap();
+    let refused = TINY.llama.forward(&mut cpu, &mut foreign, &[good]);
     assert!(matches!(refused, Err(ForwardError::ForeignCache)));
 }

@@ -3,8 +3,9 @@
 //! Every test feeds the golden tokens (teacher forcing). Before the first tie that is the same as
 //! comparing free greedy continuations: as long as the best tokens agree, so do the inputs.
 
+use crate::cpu;
 use models::{
-    BLOCK_TOKENS, ChatTokenizer, KvCache, Message, Model, ModelSource, SamplingParams,
+    BLOCK_TOKENS, ChatTokenizer, KvCache, KvFormat, Message, Model, ModelSource, SamplingParams,
     SequenceStep, Special, WeightsDtype, load_tokenizer, sample, store,
 };
 use serde::Deserialize;
@@ -161,11 +162,17 @@ struct Findings {
 
 /// Runs all cases side by side. Every golden token is a step of its own, so that its logits are
 /// seen, and [`TOGETHER`] of them share a forward pass, so that the test is quick.
-fn teacher_forced(model: &Model, cases: &[GreedyCase], most_steps: usize) -> Findings {
+fn teacher_forced(
+    model: &Model,
+    format: KvFormat,
+    cases: &[GreedyCase],
+    most_steps: usize,
+) -> Findings {
     const BLOCKS: usize = 4;
     const TOGETHER: usize = 16;
     let tables: Vec<u32> = (0..(cases.len() * BLOCKS) as u32).collect();
-    let mut cache = KvCache::new(model.llama.config(), tables.len());
+    let mut cache = KvCache::new(model.llama.config(), tables.len(), format).unwrap();
+    let mut cpu = cpu(2);
     let mut findings = Findings::default();
     let mut first_miss = vec![usize::MAX; cases.len()];
     let golden: Vec<_> = cases.iter().map(|case| case.aligned(&model.chat)).collect();
@@ -187,7 +194,7 @@ fn teacher_forced(model: &Model, cases: &[GreedyCase], most_steps: usize) -> Fin
                 places.push((index, step));
             }
         }
-        let logits = model.llama.forward(&mut cache, &batch).unwrap();
+        let logits = model.llama.forward(&mut cpu, &mut cache, &batch).unwrap();
         for (row, (index, step)) in places.into_iter().enumerate() {
             let logits = logits.row(row);
             let agrees = best_token(logits) == cases[index].greedy_token_ids[step];
@@ -250,7 +257,7 @@ fn with_f32_weights_the_continuations_are_llama_cpps() {
     let (source, path) = find_or_skip!("smollm2-135m-instruct.f32.greedy.jsonl");
     let cases: Vec<GreedyCase> = lines(&path);
     let model = Model::load(&source, WeightsDtype::F32).unwrap();
-    let findings = teacher_forced(&model, &cases, 64);
+    let findings = teacher_forced(&model, KvFormat::F32, &cases, 64);
     println!("{} cases: {findings:?}", cases.len());
     assert_eq!(findings.equal_to_first_tie, cases.len());
     assert_eq!(findings.agreeing, findings.clear);
@@ -263,7 +270,7 @@ fn with_stored_weights_the_distribution_stays_close() {
     let cases: Vec<GreedyCase> = lines(&path);
     // candle has no vector kernel for Q4_1: all 64 steps take over a minute without optimisation
     let model = Model::load(&source, WeightsDtype::AsStored).unwrap();
-    let findings = teacher_forced(&model, &cases, 24);
+    let findings = teacher_forced(&model, KvFormat::F16, &cases, 24);
     println!("{} cases: {findings:?}", cases.len());
     assert!(findings.agreeing as f64 >= 0.97 * findings.clear as f64);
     assert!(findings.divergence <= 0.02, "{}", findings.divergence);

@@ -2,8 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
+use models::{Cpu, CpuOptions};
+
 mod files;
 mod forward;
 mod golden;
 mod naive;
 mod support;
+
+/// A processor with so many threads.
+fn cpu(threads: usize) -> Cpu {
+    Cpu::new(CpuOptions::new(threads.try_into().unwrap()))
+}

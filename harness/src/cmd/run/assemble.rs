@@ -15,12 +15,7 @@ use super::measure::Outcome;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
 use crate::target::Target;
 
-pub(super) fn report(
-    plan: &Plan,
-    model: &models::ModelInfo,
-    outcome: &Outcome,
-    threads: usize,
-) -> Report {
+pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) -> Report {
     let measured = &outcome.recorded.measurements;
     let client_error = client_error(plan, outcome, measured);
     let (validity, mut warnings) = assess(Inputs {
@@ -52,7 +47,7 @@ pub(super) fn report(
         .map(|price| cost::price(&measured.summary, price));
     Report {
         schema_version: SCHEMA_VERSION,
-        run: run_info(plan, outcome, threads),
+        run: run_info(plan, outcome),
         target: TargetInfo {
             name: plan.target.to_string(),
             kind: outcome.system.kind.clone(),
@@ -125,10 +120,9 @@ fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
     warnings
 }
 
-fn run_info(plan: &Plan, outcome: &Outcome, threads: usize) -> RunInfo {
+fn run_info(plan: &Plan, outcome: &Outcome) -> RunInfo {
     let seconds = |ns: u64| ns as f64 / 1e9;
     let mut environment = BTreeMap::from([
-        ("engine_threads".to_owned(), threads.to_string()),
         (
             "build".to_owned(),
             if cfg!(debug_assertions) {

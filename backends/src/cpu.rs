@@ -1,36 +1,40 @@
-//! The executor that runs the reference model on the CPU through candle.
+//! The executor that runs the reference model on the CPU.
 //!
 //! Invariant: the executor keeps nothing of a request between steps but what is in the KV cache;
 //! the scheduler's block tables say what that is. A panic inside the model is a device error, not
 //! the end of the engine.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use models::{KvCache, Llama, SequenceStep, sample};
+use models::{Cpu, CpuOptions, Draw, KvCache, KvFormat, Llama, SequenceStep};
 
 use crate::engine::{Batch, Capacity, DeviceError, Executor, StepOutput};
 
-/// The model, its cache, and how much of a step it takes at once.
+/// The model, its cache, the processor, and how much of a step it takes at once.
 #[derive(Debug)]
-pub struct CandleExecutor {
+pub struct CpuExecutor {
     model: Llama,
     cache: KvCache,
+    cpu: Cpu,
     capacity: Capacity,
 }
 
-impl CandleExecutor {
-    /// Holds `capacity.blocks` blocks of keys and values, in memory of their own from here on.
-    pub fn new(model: Llama, capacity: Capacity) -> Self {
-        let cache = KvCache::new(model.config(), capacity.blocks as usize);
+impl CpuExecutor {
+    /// Starts the threads and holds `capacity.blocks` blocks of keys and values, in memory of
+    /// their own from here on.
+    pub fn new(model: Llama, capacity: Capacity, options: CpuOptions) -> io::Result<Self> {
+        let cache = KvCache::new(model.config(), capacity.blocks as usize, KvFormat::F16)?;
         let max_context = capacity.max_context.min(model.config().context);
-        Self {
+        Ok(Self {
             model,
             cache,
+            cpu: Cpu::new(options),
             capacity: Capacity {
                 max_context,
                 ..capacity
             },
-        }
+        })
     }
 
     fn run(&mut self, batch: &Batch) -> Result<StepOutput, DeviceError> {
@@ -44,20 +48,24 @@ impl CandleExecutor {
                 logits: row.sample.is_some(),
             })
             .collect();
-        let logits = self
-            .model
-            .forward(&mut self.cache, &steps)
+        self.model
+            .forward(&mut self.cpu, &mut self.cache, &steps)
             .map_err(|error| DeviceError(error.to_string()))?;
         let samples = batch.rows.iter().filter_map(|row| row.sample.as_ref());
-        let tokens = samples
-            .enumerate()
-            .map(|(index, wanted)| sample(logits.row(index), &wanted.params, wanted.output_index))
+        let draws: Vec<_> = samples
+            .map(|wanted| Draw {
+                params: wanted.params,
+                output_index: wanted.output_index,
+                forbidden: wanted.forbidden.as_deref().unwrap_or_default(),
+            })
             .collect();
-        Ok(StepOutput { tokens })
+        let mut output = StepOutput::default();
+        self.cpu.sample(&draws, &mut output.tokens);
+        Ok(output)
     }
 }
 
-impl Executor for CandleExecutor {
+impl Executor for CpuExecutor {
     fn capacity(&self) -> Capacity {
         self.capacity
     }

@@ -1,0 +1,514 @@
+//! Every level gives the bits of the scalar reference, and the reference the right numbers.
+
+use super::attention::{Queries, QueryRow, Scratch, attend};
+use super::input::{Forms, Input};
+use super::memory::Memory;
+use super::pack::{Format, Matrix};
+use super::pool::{Pool, Shared};
+use super::product::{Ending, Output, multiply};
+use super::{Level, Threads};
+use crate::config::LlamaConfig;
+use crate::kv::{BLOCK_TOKENS, KvCache, KvFormat, Parts, Placement};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+const DTYPES: [GgmlDType; 11] = [
+    GgmlDType::Q4_0,
+    GgmlDType::Q4_1,
+    GgmlDType::Q5_0,
+    GgmlDType::Q5_1,
+    GgmlDType::Q8_0,
+    GgmlDType::Q4K,
+    GgmlDType::Q5K,
+    GgmlDType::Q6K,
+    GgmlDType::F16,
+    GgmlDType::BF16,
+    GgmlDType::F32,
+];
+
+fn pool(threads: usize) -> Pool {
+    Pool::new(Threads {
+        count: threads.try_into().unwrap(),
+        pinned: false,
+    })
+}
+
+fn random(rng: &mut ChaCha8Rng, length: usize, scale: f32) -> Vec<f32> {
+    (0..length)
+        .map(|_| (rng.random::<f32>() - 0.5) * scale)
+        .collect()
+}
+
+/// A matrix, packed, and the values that its tensor stands for.
+struct Packed {
+    matrix: Matrix,
+    memory: Memory,
+    values: Vec<f32>,
+}
+
+fn tensor(dtype: GgmlDType, rows: usize, columns: usize, seed: u64) -> QTensor {
+    let data = random(&mut ChaCha8Rng::seed_from_u64(seed), rows * columns, 2.0);
+    let tensor = Tensor::from_vec(data, (rows, columns), &Device::Cpu).unwrap();
+    QTensor::quantize(&tensor, dtype).unwrap()
+}
+
+fn values(tensor: &QTensor) -> Vec<f32> {
+    let tensor = tensor.dequantize(&Device::Cpu).unwrap();
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn packed(dtype: GgmlDType, rows: usize, columns: usize) -> Packed {
+    let tensor = tensor(dtype, rows, columns, 7);
+    let format = Format::of(dtype);
+    let bytes = Matrix::bytes(format, rows, columns);
+    let mut memory = Memory::for_spans([bytes]).unwrap();
+    let span = memory.take(bytes);
+    let values = values(&tensor);
+    Matrix::pack(&[tensor], format, false, memory.bytes_mut(span)).unwrap();
+    let matrix = Matrix {
+        format,
+        rows,
+        columns,
+        panels: rows.div_ceil(16),
+        span,
+    };
+    Packed {
+        matrix,
+        memory,
+        values,
+    }
+}
+
+fn product(
+    packed: &Packed,
+    level: Level,
+    threads: usize,
+    input: &[f32],
+    ending: Ending,
+) -> Vec<f32> {
+    let matrix = &packed.matrix;
+    let rows = input.len() / matrix.columns;
+    let outputs = if ending == Ending::Gate {
+        matrix.rows / 2
+    } else {
+        matrix.rows
+    };
+    let mut pool = pool(threads);
+    let mut tiles = Input::default();
+    let forms = Forms::of([matrix.format], level);
+    tiles.fill(
+        &mut pool,
+        level,
+        forms,
+        [rows, matrix.columns],
+        |row, out| {
+            out.copy_from_slice(&input[row * matrix.columns..][..matrix.columns]);
+        },
+    );
+    let mut out = vec![1.0; rows * outputs];
+    let output = Output {
+        data: Shared::new(&mut out),
+        stride: outputs,
+        first: 0,
+        ending,
+    };
+    let weights = packed.memory.bytes(matrix.span);
+    multiply(&mut pool, level, matrix, weights, &tiles, output);
+    out
+}
+
+fn check_packing(dtype: GgmlDType) {
+    let (rows, columns) = (37, 512);
+    let packed = packed(dtype, rows, columns);
+    let mut row = vec![0.0; columns];
+    for index in 0..rows {
+        packed
+            .matrix
+            .row(packed.memory.bytes(packed.matrix.span), index, &mut row);
+        for (column, value) in row.iter().enumerate() {
+            let expected = packed.values[index * columns + column];
+            // the product of two scales is rounded to 11 bits
+            let tolerance = match dtype {
+                GgmlDType::Q4K | GgmlDType::Q5K | GgmlDType::Q6K => 2.0 / 1024.0,
+                _ => 0.0,
+            };
+            assert!(
+                (value - expected).abs() <= tolerance,
+                "{dtype:?} {index} {column}: {value} {expected}"
+            );
+        }
+    }
+}
+
+#[test]
+fn packing_keeps_every_weight() {
+    for dtype in DTYPES {
+        check_packing(dtype);
+    }
+}
+
+#[test]
+fn the_reference_is_the_textbook_product() {
+    for dtype in DTYPES {
+        let (rows, columns, batch) = (40, 512, 3);
+        let packed = packed(dtype, rows, columns);
+        let input = random(&mut ChaCha8Rng::seed_from_u64(1), batch * columns, 4.0);
+        let found = product(&packed, Level::Scalar, 1, &input, Ending::Store);
+        // 8-bit activations: each product is off by at most half a step
+        let rounding = if packed.matrix.format.is_integer() {
+            0.02
+        } else {
+            1e-4
+        };
+        for (index, found) in found.iter().enumerate() {
+            let (row, output) = (index / rows, index % rows);
+            let weights = &packed.values[output * columns..][..columns];
+            let x = &input[row * columns..][..columns];
+            let products = weights
+                .iter()
+                .zip(x)
+                .map(|(w, x)| f64::from(*w) * f64::from(*x));
+            let expected: f64 = products.sum();
+            let spread = (columns as f64).sqrt() * 2.0 / 12.0_f64.sqrt() * 4.0 / 12.0_f64.sqrt();
+            let error = (f64::from(*found) - expected).abs() / spread;
+            assert!(
+                error < rounding * 4.0,
+                "{dtype:?} {index}: {found} {expected}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn levels_threads_and_tiles_change_no_bit(
+        dtype in prop::sample::select(DTYPES.to_vec()),
+        rows in 1..70_usize,
+        superblocks in 1..3_usize,
+        batch in 1..40_usize,
+        threads in 1..4_usize,
+        ending in prop::sample::select(vec![Ending::Store, Ending::Add]),
+        seed: u64,
+    ) {
+        let columns = superblocks * 256;
+        let packed = packed(dtype, rows, columns);
+        let mut input = random(&mut ChaCha8Rng::seed_from_u64(seed), batch * columns, 6.0);
+        input[..columns / 2].fill(0.0);
+        let alone: Vec<f32> = input
+            .chunks(columns)
+            .flat_map(|row| product(&packed, Level::Scalar, 1, row, ending))
+            .collect();
+        for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+            let found = product(&packed, level, threads, &input, ending);
+            if dtype == GgmlDType::BF16 && level == Level::Avx512Bf16 {
+                // activations are rounded to 8 bits of mantissa
+                let scale = (columns as f32).sqrt() * 2.0;
+                for (a, b) in found.iter().zip(&alone) {
+                    prop_assert!((a - b).abs() < scale / 128.0, "{} {}", a, b);
+                }
+            } else {
+                prop_assert_eq!(&found, &alone, "{}", level);
+            }
+        }
+    }
+}
+
+#[test]
+fn gate_and_up_alternate_and_are_joined() {
+    let (rows, columns, batch) = (24, 64, 5);
+    for dtype in [GgmlDType::Q4_1, GgmlDType::F32] {
+        let format = Format::of(dtype);
+        let pair = [
+            tensor(dtype, rows, columns, 1),
+            tensor(dtype, rows, columns, 2),
+        ];
+        let [gate, up] = [values(&pair[0]), values(&pair[1])];
+        let bytes = 2 * Matrix::bytes(format, rows, columns);
+        let mut memory = Memory::for_spans([bytes]).unwrap();
+        let span = memory.take(bytes);
+        Matrix::pack(&pair, format, true, memory.bytes_mut(span)).unwrap();
+        let matrix = Matrix {
+            format,
+            rows: 2 * rows,
+            columns,
+            panels: 2 * rows.div_ceil(16),
+            span,
+        };
+        let packed = Packed {
+            matrix,
+            memory,
+            values: Vec::new(),
+        };
+        let input = random(&mut ChaCha8Rng::seed_from_u64(3), batch * columns, 2.0);
+        let reference = product(&packed, Level::Scalar, 1, &input, Ending::Gate);
+        for (index, found) in reference.iter().enumerate() {
+            let x = &input[index / rows * columns..][..columns];
+            let dot = |weights: &[f32]| -> f64 {
+                let weights = &weights[index % rows * columns..][..columns];
+                weights
+                    .iter()
+                    .zip(x)
+                    .map(|(w, x)| f64::from(*w) * f64::from(*x))
+                    .sum()
+            };
+            let (gate, up) = (dot(&gate), dot(&up));
+            let expected = gate / (1.0 + (-gate).exp()) * up;
+            assert!(
+                (f64::from(*found) - expected).abs() < 0.3,
+                "{found} {expected}"
+            );
+        }
+        for level in Level::ALL {
+            assert_eq!(
+                product(&packed, level, 2, &input, Ending::Gate),
+                reference,
+                "{level}"
+            );
+        }
+    }
+}
+
+fn config(heads: usize, kv_heads: usize, head_dim: usize) -> LlamaConfig {
+    LlamaConfig {
+        layers: 1,
+        hidden: heads * head_dim,
+        feed_forward: 8,
+        heads,
+        kv_heads,
+        head_dim,
+        rope_dim: head_dim,
+        rope_base: 1e4,
+        norm_epsilon: 1e-5,
+        context: 4096,
+        vocab: 8,
+    }
+}
+
+/// A sequence of random queries, keys and values, the latter two in a cache.
+struct Sequence {
+    config: LlamaConfig,
+    cache: KvCache,
+    blocks: Vec<u32>,
+    /// Query heads, key heads and value heads of every token.
+    activations: Vec<f32>,
+}
+
+impl Sequence {
+    fn new(config: LlamaConfig, tokens: usize, format: KvFormat) -> Self {
+        let key_width = config.kv_heads * config.head_dim;
+        let query_width = config.heads * config.head_dim;
+        let mut rng = ChaCha8Rng::seed_from_u64(tokens as u64);
+        let mut activations = random(&mut rng, tokens * (query_width + 2 * key_width), 4.0);
+        let needed = tokens.div_ceil(BLOCK_TOKENS) as u32;
+        let blocks: Vec<u32> = (0..needed).rev().map(|block| block * 2 + 1).collect();
+        let mut cache = KvCache::new(&config, needed as usize * 2 + 1, format).unwrap();
+        let placement = Placement::new([(0..tokens, &blocks[..])].into_iter()).unwrap();
+        let parts = Parts {
+            keys: query_width..query_width + key_width,
+            values: query_width + key_width..query_width + 2 * key_width,
+        };
+        let mut pool = pool(2);
+        match format {
+            KvFormat::F16 => cache.layer::<u16>(0).store(
+                &mut pool,
+                &placement,
+                &mut activations,
+                &parts,
+                |_, _| {},
+            ),
+            KvFormat::F32 => cache.layer::<f32>(0).store(
+                &mut pool,
+                &placement,
+                &mut activations,
+                &parts,
+                |_, _| {},
+            ),
+        }
+        Self {
+            config,
+            cache,
+            blocks,
+            activations,
+        }
+    }
+
+    fn stride(&self) -> usize {
+        (self.config.heads + 2 * self.config.kv_heads) * self.config.head_dim
+    }
+
+    /// The given positions, attended together.
+    fn attend(&mut self, level: Level, threads: usize, positions: &[usize]) -> Vec<f32> {
+        let stride = self.stride();
+        let rows: Vec<_> = positions
+            .iter()
+            .map(|position| QueryRow {
+                position: *position,
+                blocks: &self.blocks,
+            })
+            .collect();
+        let data: Vec<f32> = positions
+            .iter()
+            .flat_map(|position| &self.activations[position * stride..(position + 1) * stride])
+            .copied()
+            .collect();
+        let queries = Queries {
+            data: &data,
+            stride,
+            heads: self.config.heads,
+        };
+        let mut out = vec![0.0; rows.len() * self.config.heads * self.config.head_dim];
+        let (mut pool, mut scratch) = (pool(threads), Scratch::default());
+        let (pool, scratch) = (&mut pool, &mut scratch);
+        match self.cache.format() {
+            KvFormat::F16 => {
+                let cache = self.cache.layer::<u16>(0);
+                attend(pool, level, scratch, &cache, queries, &rows, &mut out);
+            }
+            KvFormat::F32 => {
+                let cache = self.cache.layer::<f32>(0);
+                attend(pool, level, scratch, &cache, queries, &rows, &mut out);
+            }
+        }
+        out
+    }
+
+    /// The textbook formula in f64.
+    fn naive(&self, position: usize) -> Vec<f64> {
+        let (dim, stride) = (self.config.head_dim, self.stride());
+        let group = self.config.heads / self.config.kv_heads;
+        let row = |token: usize| &self.activations[token * stride..(token + 1) * stride];
+        let mut out = Vec::new();
+        for head in 0..self.config.heads {
+            let query = &row(position)[head * dim..(head + 1) * dim];
+            let key_at = (self.config.heads + head / group) * dim;
+            let value_at = key_at + self.config.kv_heads * dim;
+            let scores: Vec<f64> = (0..=position)
+                .map(|token| {
+                    let key = &row(token)[key_at..key_at + dim];
+                    let dot = query
+                        .iter()
+                        .zip(key)
+                        .map(|(q, k)| f64::from(*q) * f64::from(*k));
+                    dot.sum::<f64>() / (dim as f64).sqrt()
+                })
+                .collect();
+            let maximum = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - maximum).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for d in 0..dim {
+                let weighted = weights.iter().enumerate();
+                let sum: f64 = weighted
+                    .map(|(token, weight)| weight * f64::from(row(token)[value_at + d]))
+                    .sum();
+                out.push(sum / total);
+            }
+        }
+        out
+    }
+}
+
+fn check_attention(shape: [usize; 3], tokens: usize, format: KvFormat) {
+    let [heads, kv_heads, head_dim] = shape;
+    let mut sequence = Sequence::new(config(heads, kv_heads, head_dim), tokens, format);
+    let all: Vec<usize> = (0..tokens).collect();
+    let reference = sequence.attend(Level::Scalar, 1, &all);
+    let width = heads * head_dim;
+    let tolerance = if format == KvFormat::F32 { 5e-5 } else { 5e-3 };
+    for position in [0, tokens / 2, tokens - 1] {
+        let found = &reference[position * width..(position + 1) * width];
+        for (found, expected) in found.iter().zip(sequence.naive(position)) {
+            let error = (f64::from(*found) - expected).abs();
+            assert!(
+                error < tolerance,
+                "{shape:?} {position}: {found} {expected}"
+            );
+        }
+        for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+            let alone = sequence.attend(level, 3, &[position]);
+            assert_eq!(alone, found, "{shape:?} {position} alone, {level}");
+        }
+    }
+    for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+        assert_eq!(
+            sequence.attend(level, 2, &all),
+            reference,
+            "{shape:?} {level}"
+        );
+    }
+}
+
+#[test]
+fn attention_matches_the_formula_and_is_the_same_at_every_level() {
+    check_attention([3, 1, 64], 1, KvFormat::F32);
+    check_attention([9, 3, 64], 100, KvFormat::F32);
+    check_attention([9, 3, 64], 100, KvFormat::F16);
+    check_attention([4, 4, 8], 33, KvFormat::F16);
+    check_attention([4, 2, 20], 70, KvFormat::F32);
+    check_attention([14, 1, 16], 40, KvFormat::F32);
+    // longer than a segment
+    check_attention([3, 1, 16], 600, KvFormat::F32);
+}
+
+#[test]
+fn slots_after_the_last_visible_token_are_not_read() {
+    let mut sequence = Sequence::new(config(1, 1, 16), 40, KvFormat::F16);
+    // the cache is made of NaN; only 40 of its 64 slots are written
+    let out = sequence.attend(Level::best(), 1, &[39]);
+    assert!(out.iter().all(|x| x.is_finite()), "{out:?}");
+}
+
+#[test]
+fn places_that_overlap_are_refused() {
+    let blocks = [4, 5];
+    let place = |steps: Vec<(std::ops::Range<usize>, &'static [u32])>| {
+        Placement::new(steps.into_iter()).map(|placement| placement.rows().len())
+    };
+    static TABLE: [u32; 2] = [4, 5];
+    static OTHER: [u32; 2] = [6, 5];
+    assert_eq!(place(vec![(0..40, &TABLE), (40..50, &TABLE)]), Ok(50));
+    let clash = place(vec![(0..40, &TABLE), (39..50, &TABLE)]).unwrap_err();
+    assert_eq!((clash.step, clash.block), (1, blocks[1]));
+    assert!(place(vec![(0..33, &TABLE), (0..33, &OTHER)]).is_err());
+    assert_eq!(place(vec![(0..33, &TABLE), (0..32, &OTHER)]), Ok(65));
+}
+
+#[test]
+fn a_pool_does_every_item_once_and_passes_panics_on() {
+    for threads in [1, 2, 5] {
+        let mut pool = pool(threads);
+        for items in [0, 1, 2, 7, 1000] {
+            let counts: Vec<_> = (0..items)
+                .map(|_| std::sync::atomic::AtomicU32::new(0))
+                .collect();
+            pool.run(items, usize::MAX, |thread, range| {
+                assert!(thread < threads);
+                for item in range {
+                    counts[item].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                }
+            });
+            assert!(
+                counts
+                    .iter()
+                    .all(|count| count.load(std::sync::atomic::Ordering::Relaxed) == 1)
+            );
+        }
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            pool.run(100, usize::MAX, |_, range| {
+                assert!(!range.contains(&99), "item 99")
+            });
+        }));
+        assert!(failed.is_err());
+        let mut done = vec![0_u8; 10];
+        let shared = Shared::new(&mut done);
+        // SAFETY: each item is done once.
+        #[expect(unsafe_code, reason = "items set their own elements")]
+        pool.run(10, usize::MAX, |_, range| {
+            range.for_each(|item| unsafe { shared.set(item, 1) })
+        });
+        assert_eq!(done, [1; 10], "the pool still works");
+    }
+}

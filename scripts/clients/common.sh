@@ -1,0 +1,65 @@
+# Shared by the scripts beside it; not run by itself. They measure or test `weighbridge serve` with
+# clients that other people wrote, in a virtual environment of their own below target/clients/.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+WEIGHBRIDGE=${WEIGHBRIDGE:-target/release/weighbridge}
+[ -x "$WEIGHBRIDGE" ] || WEIGHBRIDGE=target/debug/weighbridge
+if [ ! -x "$WEIGHBRIDGE" ]; then
+  echo "no binary: run \`cargo build --release\` first, or set WEIGHBRIDGE to one" >&2
+  exit 2
+fi
+CLIENTS=${CLIENTS:-target/clients}
+
+# client NAME PACKAGE==VERSION: makes the environment; ends the script, saying so, where pip cannot
+# install.
+client() {
+  ENVIRONMENT=$CLIENTS/$1
+  [ -e "$ENVIRONMENT/$2" ] && return
+  rm -rf "$ENVIRONMENT"
+  mkdir -p "$CLIENTS"
+  if ! python3 -m venv "$ENVIRONMENT" || ! "$ENVIRONMENT/bin/pip" install --quiet "$2"; then
+    rm -rf "$ENVIRONMENT"
+    echo "skipped: pip cannot install $2 here"
+    exit 0
+  fi
+  touch "$ENVIRONMENT/$2"
+}
+
+# serve FLAGS…: starts a server on a free port and sets BASE; it ends with the script.
+serve() {
+  local said
+  said=$(mktemp)
+  "$WEIGHBRIDGE" serve --listen 127.0.0.1:0 "$@" >"$said" &
+  SERVER=$!
+  trap 'kill "$SERVER" 2>/dev/null; wait "$SERVER" || true; rm -rf "${WORK:-}"' EXIT
+  until grep -q http "$said"; do
+    kill -0 "$SERVER"
+    sleep 0.1
+  done
+  BASE=$(grep -o 'http://.*/v1' "$said")
+  rm "$said"
+}
+
+PROMPT_TOKENS=96
+OUTPUT_TOKENS=32
+RATE=${RATE:-5}
+REQUESTS=${REQUESTS:-100}
+
+# A simulated device keeps one pace for every client, whatever else the machine does. Without prefix
+# cache equal prompts cost the same. Also writes prompts and a tokenizer for the other tool.
+serve_for_comparison() {
+  serve --target "${TARGET:-sim:h100}" --model ref-135m --kv-memory 256MiB --prefix-cache off
+  WORK=$(mktemp -d)
+  python3 scripts/clients/prompts.py "$BASE" ref-135m "$REQUESTS" "$PROMPT_TOKENS" \
+    "$OUTPUT_TOKENS" "$WORK/prompts.jsonl"
+  "$ENVIRONMENT/bin/python" scripts/clients/tokenizer.py "$WORK/tokenizer" 2>/dev/null
+}
+
+# weigh: weighbridge's own figures, in WORK/ours. A run that is INVALID because the machine is busy
+# is still shown.
+weigh() {
+  "$WEIGHBRIDGE" run --target "$BASE" --model ref-135m --rate "$RATE" --arrivals constant \
+    --workload "random:$PROMPT_TOKENS/$OUTPUT_TOKENS" --requests "$REQUESTS" --duration 1h \
+    --out "$WORK/ours" >"$WORK/ours.txt" 2>/dev/null || grep -A3 INVALID "$WORK/ours.txt"
+}
