@@ -13,9 +13,9 @@ use super::spec::{Class, WorkloadSpec};
 use crate::random::{Purpose, stream};
 
 /// Seconds to the first token that the nominal schedule assumes.
-const NOMINAL_TTFT_S: f64 = 0.5;
+pub(super) const NOMINAL_TTFT_S: f64 = 0.5;
 /// Seconds for each output token that the nominal schedule assumes.
-const NOMINAL_TPOT_S: f64 = 0.05;
+pub(super) const NOMINAL_TPOT_S: f64 = 0.05;
 
 /// A planned conversation.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,7 +132,13 @@ fn plan_turn(
     });
     let output = scaled(spec, class.output.sample(rng, user));
     let output_tokens = output.min(spec.max_output.unwrap_or(u32::MAX));
-    let think_s = class.think.sample(rng, 0.0) * spec.think_scale;
+    let mut think_s = class.think.sample(rng, 0.0) * spec.think_scale;
+    if let Some(resume) = &spec.resume {
+        let pause_s = resume.pause.sample(rng, 0.0);
+        if rng.random::<f64>() < resume.probability {
+            think_s = pause_s;
+        }
+    }
     // Both are drawn always, so that switching cancels off changes nothing else.
     let (stops, fraction) = (
         rng.random::<f64>() < class.p_cancel,

@@ -10,6 +10,8 @@ use reports::schema::Slo;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::{Distribution, Turns};
+use super::rate::RateShape;
+use super::trace::TraceKind;
 use crate::arrivals::Arrivals;
 
 /// A workload.
@@ -28,9 +30,15 @@ pub struct WorkloadSpec {
     pub warmup_s: f64,
     /// Process of session arrivals.
     pub arrivals: Arrivals,
+    /// How the rate changes over time; constant without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_shape: Option<RateShape>,
     /// Multiplies think times.
     #[serde(default = "one")]
     pub think_scale: f64,
+    /// Some pauses are long: the user comes back to an old conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
     /// Multiplies all lengths but the system prompt's.
     #[serde(default = "one")]
     pub length_scale: f64,
@@ -64,6 +72,16 @@ pub struct WorkloadSpec {
 
 fn one() -> f64 {
     1.0
+}
+
+/// Pauses after which a conversation is taken up again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {
+    /// Chance that a pause is one of these and not a think time.
+    pub probability: f64,
+    /// Seconds of it; `think_scale` is for think times alone.
+    pub pause: Distribution,
 }
 
 /// A kind of conversation.
@@ -125,16 +143,17 @@ pub struct Injected {
 pub enum SpecError {
     /// Not a name and not a file.
     #[error(
-        "workload `{name}` is not known; accepted are {accepted}, `random:IN/OUT` and a path \
-         ending in .toml or .json{hint}"
+        "workload `{name}` is not known; accepted are {accepted}, `random:IN/OUT`, a trace \
+         ({traces}) and a path ending in .toml or .json\n\nhint: `weighbridge workloads list` \
+         describes them"
     )]
     Unknown {
         /// As given.
         name: String,
         /// Built-in names.
         accepted: String,
-        /// Where another command or version helps.
-        hint: String,
+        /// Kinds of trace.
+        traces: String,
     },
     /// Cannot be read.
     #[error("workload file `{path}`: {source}")]
@@ -174,6 +193,8 @@ struct Preset {
     duration_s: Option<f64>,
     warmup_s: Option<f64>,
     arrivals: Option<Arrivals>,
+    rate_shape: Option<RateShape>,
+    resume: Option<Resume>,
     think_scale: Option<f64>,
     length_scale: Option<f64>,
     cancel: Option<bool>,
@@ -182,6 +203,10 @@ struct Preset {
     max_output: Option<u32>,
     max_turns: Option<u32>,
     slo: Option<Slo>,
+    /// The one class that is left.
+    only_class: Option<String>,
+    /// First messages of every class.
+    user_first: Option<Distribution>,
     /// Upper bounds by `class.law`.
     #[serde(default, rename = "override")]
     caps: BTreeMap<String, f64>,
@@ -216,13 +241,6 @@ fn is_workload_file(name: &str) -> bool {
 }
 
 fn unknown(name: &str) -> SpecError {
-    const LATER: [&str; 4] = ["doubao-peak-hour", "doubao-day", "long-context", "burst"];
-    const TRACES: [&str; 5] = ["mooncake:", "azure:", "burstgpt:", "bailian:", "sharegpt:"];
-    let hint = if LATER.contains(&name) || TRACES.iter().any(|trace| name.starts_with(trace)) {
-        "\n\nhint: this workload is planned; this version does not have it yet"
-    } else {
-        "\n\nhint: `weighbridge workloads list` describes them"
-    };
     let accepted: Vec<_> = builtin_names()
         .iter()
         .map(|name| format!("`{name}`"))
@@ -230,7 +248,7 @@ fn unknown(name: &str) -> SpecError {
     SpecError::Unknown {
         name: name.into(),
         accepted: accepted.join(", "),
-        hint: hint.into(),
+        traces: TraceKind::NAMES.map(|name| format!("`{name}:FILE`")).join(", "),
     }
 }
 
@@ -254,6 +272,15 @@ fn builtin(name: &str) -> Option<WorkloadSpec> {
     spec.max_output = preset.max_output.or(spec.max_output);
     spec.max_turns = preset.max_turns.or(spec.max_turns);
     spec.slo = preset.slo.or(spec.slo);
+    spec.rate_shape = preset.rate_shape.or(spec.rate_shape);
+    spec.resume = preset.resume.or(spec.resume);
+    if let Some(only) = &preset.only_class {
+        spec.classes.retain(|class| class.id == *only);
+    }
+    if let Some(law) = &preset.user_first {
+        let set = |class: &mut Class| class.user_first = law.clone();
+        spec.classes.iter_mut().for_each(set);
+    }
     for (path, cap) in &preset.caps {
         let (class, law) = path
             .split_once('.')
@@ -312,6 +339,8 @@ fn random(name: &str, shape: &str) -> Result<WorkloadSpec, SpecError> {
         duration_s: 60.0,
         warmup_s: 5.0,
         arrivals: Arrivals::Poisson,
+        rate_shape: None,
+        resume: None,
         think_scale: 1.0,
         length_scale: 1.0,
         start_in_steady_state: false,
@@ -345,7 +374,8 @@ fn read_file(path: &str) -> Result<WorkloadSpec, SpecError> {
     })
 }
 
-fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
+/// What makes no sense in a workload, if anything.
+pub fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     let invalid = |message: String| SpecError::Invalid {
         name: spec.name.clone(),
         message,
@@ -370,6 +400,19 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             return Err(invalid(format!(
                 "`{key}` is {value}; accepted is a number from 0"
             )));
+        }
+    }
+    if let Some(shape) = &spec.rate_shape {
+        let named = |(key, message)| invalid(format!("`{key}`: {message}"));
+        shape.check().map_err(named)?;
+    }
+    if let Some(resume) = &spec.resume {
+        let named = |message: String| invalid(format!("`resume.pause`: {message}"));
+        resume.pause.check().map_err(named)?;
+        if !(0.0..=1.0).contains(&resume.probability) {
+            let value = resume.probability;
+            let message = format!("`resume.probability` is {value}; accepted is 0 to 1");
+            return Err(invalid(message));
         }
     }
     if spec.classes.is_empty() {
@@ -459,14 +502,25 @@ fn check_class(class: &Class) -> Result<(), (&'static str, String)> {
 impl WorkloadSpec {
     /// Turns of a session on average, as the shares mix them.
     pub fn mean_turns(&self) -> f64 {
+        self.mix(|turns| turns.mean())
+    }
+
+    /// The mean square of the turns of a session.
+    pub fn mean_square_turns(&self) -> f64 {
+        self.mix(|turns| turns.mean_square())
+    }
+
+    /// The turns of a class, with the workload's own limit.
+    pub fn turns_of(&self, class: &Class) -> Turns {
+        let max = self.max_turns.unwrap_or(u32::MAX).min(class.turns.max);
+        Turns { max, ..class.turns }
+    }
+
+    /// A mean over classes by their share of sessions.
+    fn mix(&self, of: impl Fn(Turns) -> f64) -> f64 {
         let shares: f64 = self.classes.iter().map(|class| class.session_share).sum();
-        let turns = |class: &Class| {
-            let max = self
-                .max_turns
-                .map_or(class.turns.max, |max| max.min(class.turns.max));
-            class.session_share * Turns { max, ..class.turns }.mean()
-        };
-        self.classes.iter().map(turns).sum::<f64>() / shares
+        let weighted = |class: &Class| class.session_share * of(self.turns_of(class));
+        self.classes.iter().map(weighted).sum::<f64>() / shares
     }
 }
 
@@ -479,11 +533,25 @@ mod tests {
         let names = builtin_names();
         assert_eq!(
             names,
-            ["doubao-chat", "doubao-chat-8k", "doubao-chat-lite", "smoke"]
+            [
+                "burst",
+                "doubao-chat",
+                "doubao-chat-8k",
+                "doubao-chat-lite",
+                "doubao-day",
+                "doubao-peak-hour",
+                "long-context",
+                "smoke"
+            ]
         );
         for name in names {
             let spec = load(&name).expect(&name);
             assert_eq!(spec.name, name);
+            if name == "long-context" {
+                assert_eq!(spec.classes.len(), 1);
+                assert_eq!(spec.classes[0].user_first.largest(), 126_000.0);
+                continue;
+            }
             assert_eq!(spec.classes.len(), 8);
             let shares: f64 = spec.classes.iter().map(|class| class.session_share).sum();
             assert!((shares - 1.0).abs() < 1e-9, "{name}: {shares}");
@@ -497,7 +565,7 @@ mod tests {
     fn mistakes_are_named() {
         for (name, part) in [
             ("doubao", "`doubao-chat-lite`"),
-            ("burst", "planned"),
+            ("burts", "`mooncake:FILE`"),
             ("random:12", "random:512/128"),
             ("random:0/4", "above 0"),
             ("no/such.toml", "no/such.toml"),
@@ -520,8 +588,10 @@ mod tests {
 
     #[test]
     fn a_spec_survives_its_own_file_form() {
-        let spec = load("doubao-chat-8k").expect("built in");
-        let text = toml::to_string(&spec).expect("plain data");
-        assert_eq!(toml::from_str::<WorkloadSpec>(&text).expect(&text), spec);
+        for name in builtin_names() {
+            let spec = load(&name).expect("built in");
+            let text = toml::to_string(&spec).expect("plain data");
+            assert_eq!(toml::from_str::<WorkloadSpec>(&text).expect(&text), spec);
+        }
     }
 }

@@ -105,6 +105,8 @@ fn record(rng: &mut ChaCha8Rng, id: u64, intended: u64, queue_ms: f64, wave: f64
         chunk_tokens: vec![1; chunks.len()],
         output_tokens: chunks.len() as u64,
         chunk_ns: chunks,
+        bare_ns: Vec::new(),
+        usage_ns: None,
         end_ns: (outcome != Outcome::Unfinished).then_some(end),
         outcome,
         input_tokens: input,
