@@ -39,7 +39,7 @@ use cells::{Grid, MetricCells, RateCells};
 use series::Series;
 
 /// Nanoseconds in a second.
-const SECOND_NS: u64 = 1_000_000_000;
+pub(crate) const SECOND_NS: u64 = 1_000_000_000;
 
 /// The measured window, in nanoseconds since the start of the run: `[start_ns, end_ns)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

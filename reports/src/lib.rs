@@ -11,11 +11,16 @@
 //! - [`histogram`] holds HDR histograms of latencies, their encoding and the interval log.
 //! - [`stats`] holds nearest-rank quantiles and block-bootstrap intervals.
 //! - [`cost`] holds price files and what a query and a million tokens cost.
+//! - [`dialect`] says a run in the definitions of other tools.
+//! - [`goodness`] tests whether a sample fits a law; [`fit`] is what such tests found.
 //! - [`validity`] says VALID or INVALID, and why.
 //! - [`render`] writes the terminal summary, Markdown and HTML.
 
 pub mod accumulate;
 pub mod cost;
+pub mod dialect;
+pub mod fit;
+pub mod goodness;
 pub mod histogram;
 pub mod record;
 pub mod render;

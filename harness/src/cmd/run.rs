@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use models::{Model, load_tokenizer};
+use reports::dialect::Dialect;
 
 use super::{Ending, note, report};
 use crate::plan::{self, Plan};
@@ -31,6 +32,9 @@ pub(super) struct RunArgs {
     /// Print report.json instead of the summary
     #[arg(long)]
     json: bool,
+    /// Print the run in another tool's definitions: vllm, sglang, aiperf, guidellm, genai-perf, llmperf, inference-perf, evalscope, aisbench
+    #[arg(long, value_name = "TOOL")]
+    dialect: Option<Dialect>,
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<Ending> {
@@ -51,7 +55,10 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
             .push(format!("requests.jsonl is incomplete: {error}"));
     }
     write_files(&report, &outcome, &out)?;
-    report::show(&report, args.json)?;
+    match args.dialect {
+        Some(dialect) => report::show_dialect(dialect, &report, &out, args.json)?,
+        None => report::show(&report, args.json)?,
+    }
     note(&format!("\n{}", out.join("report.html").display()));
     if let Some(error) = &outcome.recorded.write_error {
         return Err(anyhow!(

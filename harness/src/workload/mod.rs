@@ -14,6 +14,7 @@ pub mod check;
 pub mod conversation;
 mod corpus;
 pub mod distribution;
+mod distribution_cdf;
 pub mod rate;
 pub mod replay;
 pub mod schedule;

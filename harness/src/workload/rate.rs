@@ -225,6 +225,11 @@ impl RateCurve {
         (self.operational_s(to_s) - self.operational_s(from_s)) / (to_s - from_s)
     }
 
+    /// Where the curve begins, in seconds.
+    pub fn start_s(&self) -> f64 {
+        self.start_s
+    }
+
     /// The logarithm of the drift, step by step of a second; empty without drift.
     pub fn drift(&self) -> &[f64] {
         &self.drift

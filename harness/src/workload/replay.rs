@@ -138,7 +138,13 @@ impl Replay {
         self.len() == 0
     }
 
-    fn len(&self) -> usize {
+    /// Does the trace say when its requests came?
+    pub fn has_instants(&self) -> bool {
+        matches!(self.kept, Kept::Requests(_))
+    }
+
+    /// Requests, or conversations, that are replayed.
+    pub fn len(&self) -> usize {
         match &self.kept {
             Kept::Requests(list) => list.len(),
             Kept::Conversations(list) => list.len(),
@@ -331,7 +337,7 @@ impl Replay {
 
     /// Share of prompt tokens that an unbounded prefix cache would hold. By blocks where there are
     /// ids; in conversations each turn finds the one before with its answer.
-    fn ideal_hit(&self, sessions: &[Session]) -> Option<f64> {
+    pub fn ideal_hit(&self, sessions: &[Session]) -> Option<f64> {
         let (mut held, mut all) = (0_u64, 0_u64);
         let mut seen: BTreeSet<u64> = BTreeSet::new();
         for session in sessions {

@@ -19,8 +19,8 @@ use super::conversation::template_overhead;
 use super::rate::{RateCurve, RateShape};
 use super::replay::FixedPrompt;
 use super::session::{
-    NOMINAL_TPOT_S, NOMINAL_TTFT_S, PromptPlan, SessionPlan, TemplateOverhead, plan_prompt,
-    plan_session,
+    NOMINAL_TPOT_S, NOMINAL_TTFT_S, PromptPlan, SessionPlan, TemplateOverhead, held_tokens,
+    plan_prompts, plan_session,
 };
 use super::spec::WorkloadSpec;
 use super::text::TextMaker;
@@ -164,14 +164,7 @@ impl SessionMaker {
     /// Session `index` as lengths.
     fn plan(&self, index: u64) -> (SessionPlan, Vec<PromptPlan>) {
         let mut session = plan_session(&self.spec, self.seed, index);
-        let prompts = (0..session.turns.len())
-            .map(|turn| {
-                let prompt = plan_prompt(&self.spec, &session, turn, self.overhead);
-                // A message that was cut stays cut when it becomes history.
-                session.turns[turn].user_tokens = prompt.user_tokens;
-                prompt
-            })
-            .collect();
+        let prompts = plan_prompts(&self.spec, &mut session, self.overhead);
         (session, prompts)
     }
 
@@ -249,23 +242,7 @@ impl SessionMaker {
     /// How the rate changes over a run of `end_s` seconds, from the first session that can reach
     /// into it.
     pub fn curve(&self, window_s: f64, end_s: f64) -> RateCurve {
-        let constant = RateShape {
-            time_scale: 1.0,
-            ..RateShape::default()
-        };
-        let shape = self.spec.rate_shape.as_ref().unwrap_or(&constant);
-        RateCurve::new(shape, self.seed, (-self.lookback_s(), end_s), window_s)
-    }
-
-    /// How long before the run a session may have begun that still goes on.
-    fn lookback_s(&self) -> f64 {
-        let resumed = self.spec.resume.as_ref();
-        let longest_pause_s = resumed.map_or(0.0, |resume| resume.pause.largest());
-        if self.spec.start_in_steady_state {
-            LOOKBACK_S + longest_pause_s
-        } else {
-            0.0
-        }
+        curve(&self.spec, self.seed, window_s, end_s)
     }
 
     /// The open-loop schedule: arrivals at a rate of requests over a time, with at most
@@ -277,9 +254,7 @@ impl SessionMaker {
         let Pace::Process { arrivals, rate } = load.pace else {
             panic!("a specification has no instants of a trace");
         };
-        let session_rate = rate / self.spec.mean_turns();
-        let rng = stream(self.seed, Purpose::Arrivals, 0);
-        let starts = arrivals.instants_s(session_rate, load.curve, load.end_s, rng);
+        let starts = session_starts(&self.spec, self.seed, (arrivals, rate), load);
         let starts: Vec<(u64, f64)> = (0..).zip(starts).collect();
         let mut instants: Vec<(f64, u64)> = Vec::new();
         for &(index, start_s) in &starts {
@@ -334,33 +309,18 @@ impl SessionMaker {
 
     /// Share of prompt tokens that an unbounded prefix cache would hold.
     pub fn ideal_hit(&self, sessions: &[Session]) -> Option<f64> {
-        let held: u64 = sessions.iter().map(|session| self.ideal_hits(session)).sum();
+        let of_turn = |turn: &Turn| {
+            let received = turn.cancel_after.unwrap_or(turn.output_tokens);
+            (turn.prompt, received)
+        };
+        let held = |session: &Session| {
+            let turns: Vec<_> = session.turns.iter().map(of_turn).collect();
+            held_tokens(&self.spec, &turns)
+        };
+        let held: u64 = sessions.iter().map(held).sum();
         let turns = sessions.iter().flat_map(|session| &session.turns);
         let all: u64 = turns.map(|turn| u64::from(turn.prompt.prompt_tokens)).sum();
         (all > 0).then(|| held as f64 / all as f64)
-    }
-
-    /// Prompt tokens of a session that an unbounded prefix cache holds: the system prompt always,
-    /// and all of the turn before with its answer, up to material that was not kept.
-    fn ideal_hits(&self, session: &Session) -> u64 {
-        let mut held = 0;
-        for (number, turn) in session.turns.iter().enumerate() {
-            let before = number.checked_sub(1).map(|before| &session.turns[before]);
-            let reach = match before {
-                Some(last) if last.prompt.first_turn == turn.prompt.first_turn => {
-                    let all = last.prompt.prompt_tokens;
-                    let answer = last.cancel_after.unwrap_or(last.output_tokens);
-                    match last.prompt.injected_tokens {
-                        0 => all + answer,
-                        // What follows the injected material stands elsewhere now.
-                        injected => all - injected - last.prompt.user_tokens,
-                    }
-                }
-                _ => self.spec.system_prompt_tokens,
-            };
-            held += u64::from(reach.min(turn.prompt.prompt_tokens));
-        }
-        held
     }
 }
 
@@ -386,6 +346,35 @@ pub struct Requested {
     pub requests: f64,
     /// Standard deviation of a right schedule.
     pub sd: f64,
+}
+
+/// How the rate of a workload changes over a run of `end_s` seconds, from the first session that
+/// can reach into it.
+pub(super) fn curve(spec: &WorkloadSpec, seed: u64, window_s: f64, end_s: f64) -> RateCurve {
+    let constant = RateShape {
+        time_scale: 1.0,
+        ..RateShape::default()
+    };
+    let shape = spec.rate_shape.as_ref().unwrap_or(&constant);
+    let resumed = spec.resume.as_ref();
+    let longest_pause_s = resumed.map_or(0.0, |resume| resume.pause.largest());
+    let lookback_s = if spec.start_in_steady_state {
+        LOOKBACK_S + longest_pause_s
+    } else {
+        0.0
+    };
+    RateCurve::new(shape, seed, (-lookback_s, end_s), window_s)
+}
+
+/// When the sessions of a workload begin, at a rate of *requests*.
+pub(super) fn session_starts(
+    spec: &WorkloadSpec,
+    seed: u64,
+    (arrivals, rate): (Arrivals, f64),
+    load: &OpenLoad<'_>,
+) -> impl Iterator<Item = f64> {
+    let rng = stream(seed, Purpose::Arrivals, 0);
+    arrivals.instants_s(rate / spec.mean_turns(), load.curve, load.end_s, rng)
 }
 
 /// What sessions are like; `starts` are the instants at which sessions began, for the gaps. The

@@ -231,6 +231,42 @@ pub fn plan_prompt(
     }
 }
 
+/// The prompts of all turns. A message that was cut stays cut when it becomes history.
+pub fn plan_prompts(
+    spec: &WorkloadSpec,
+    session: &mut SessionPlan,
+    overhead: TemplateOverhead,
+) -> Vec<PromptPlan> {
+    let prompts = (0..session.turns.len()).map(|turn| {
+        let prompt = plan_prompt(spec, session, turn, overhead);
+        session.turns[turn].user_tokens = prompt.user_tokens;
+        prompt
+    });
+    prompts.collect()
+}
+
+/// Tokens of each prompt that an unbounded prefix cache holds: the system prompt always, and all of
+/// the turn before with its answer, up to material that was not kept. `received` are the tokens of
+/// the answers.
+pub fn held_tokens(spec: &WorkloadSpec, turns: &[(PromptPlan, u32)]) -> u64 {
+    let mut held = 0;
+    for (number, (now, _)) in turns.iter().enumerate() {
+        let before = number.checked_sub(1).map(|before| turns[before]);
+        let reach = match before {
+            Some((last, received)) if last.first_turn == now.first_turn => {
+                match last.injected_tokens {
+                    0 => last.prompt_tokens + received,
+                    // What follows the injected material stands elsewhere now.
+                    injected => last.prompt_tokens - injected - last.user_tokens,
+                }
+            }
+            _ => spec.system_prompt_tokens,
+        };
+        held += u64::from(reach.min(now.prompt_tokens));
+    }
+    held
+}
+
 #[cfg(test)]
 #[path = "session_tests.rs"]
 mod tests;

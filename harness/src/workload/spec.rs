@@ -65,6 +65,9 @@ pub struct WorkloadSpec {
     /// What a request must meet to count as goodput.
     #[serde(default)]
     pub slo: Option<Slo>,
+    /// What the generator must give on average, for `workloads check`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expected>,
     /// The kinds of conversation.
     #[serde(rename = "class")]
     pub classes: Vec<Class>,
@@ -72,6 +75,22 @@ pub struct WorkloadSpec {
 
 fn one() -> f64 {
     1.0
+}
+
+/// Aggregates of a workload, worked out apart from this generator.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// Mean turns of a session.
+    pub turns_per_session: f64,
+    /// Mean tokens of a prompt.
+    pub prompt_tokens: f64,
+    /// Mean tokens of an answer, up to where the user stopped it.
+    pub output_tokens: f64,
+    /// Share of answers that the user stops.
+    pub cancelled: f64,
+    /// Share of prompt tokens that an unbounded prefix cache holds.
+    pub ideal_prefix_hit: f64,
 }
 
 /// Pauses after which a conversation is taken up again.
@@ -277,6 +296,12 @@ fn builtin(name: &str) -> Option<WorkloadSpec> {
     if let Some(only) = &preset.only_class {
         spec.classes.retain(|class| class.id == *only);
     }
+    let changes_lengths = preset.length_scale.is_some()
+        || preset.context_limit.is_some()
+        || preset.only_class.is_some()
+        || preset.max_turns.is_some()
+        || !preset.caps.is_empty();
+    spec.expected = spec.expected.filter(|_| !changes_lengths);
     if let Some(law) = &preset.user_first {
         let set = |class: &mut Class| class.user_first = law.clone();
         spec.classes.iter_mut().for_each(set);
@@ -351,6 +376,7 @@ fn random(name: &str, shape: &str) -> Result<WorkloadSpec, SpecError> {
         max_turns: Some(1),
         whole_prompt: true,
         slo: None,
+        expected: None,
         classes: vec![class],
     })
 }

@@ -2,6 +2,8 @@
 
 mod accumulate;
 mod cost;
+mod dialect;
+mod fit;
 mod histogram;
 mod render;
 mod schema;

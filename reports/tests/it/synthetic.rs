@@ -258,6 +258,7 @@ fn workload(requests: u64) -> WorkloadInfo {
                 ("writing".to_owned(), requests / 3),
                 ("code".to_owned(), requests - 2 * (requests / 3)),
             ]),
+            ..RealisedWorkload::default()
         },
         scenario: serde_json::json!({ "workload": "doubao-chat", "rate": 7.0, "seed": 7 }),
     }

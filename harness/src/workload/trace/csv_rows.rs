@@ -5,7 +5,7 @@
 
 use std::io::BufRead;
 
-use csv::{Reader, ReaderBuilder, StringRecord};
+use csv::{Reader, ReaderBuilder, StringRecord, Terminator, Trim};
 
 use super::source::{Place, Source, TraceError};
 use super::{Row, Rows};
@@ -59,7 +59,11 @@ struct Table<const N: usize> {
 impl<const N: usize> Table<N> {
     fn open(source: Source, kind: &str, names: [&'static str; N]) -> Result<Self, TraceError> {
         let file = source.file.clone();
-        let mut reader = ReaderBuilder::new().from_reader(source.into_reader());
+        let mut reader = ReaderBuilder::new()
+            // With the default, lines that end in CR LF are counted one too late.
+            .terminator(Terminator::Any(b'\n'))
+            .trim(Trim::All)
+            .from_reader(source.into_reader());
         let heads = reader.headers().cloned();
         let heads = heads.map_err(|error| wrong_line(&file, &error))?;
         let mut places = [0; N];

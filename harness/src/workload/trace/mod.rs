@@ -258,10 +258,11 @@ impl Rows {
 
 /// The step of instants that were rounded so coarsely that most requests share theirs.
 fn step_s(list: &[Request]) -> Option<f64> {
-    let gaps = || list.windows(2).map(|pair| pair[1].at_s - pair[0].at_s);
-    let shared = gaps().filter(|&gap| gap == 0.0).count();
-    let step = gaps().filter(|&gap| gap > 0.0).fold(f64::INFINITY, f64::min);
-    (shared * 2 > list.len() && step.is_finite()).then_some(step)
+    let gaps = list.windows(2).map(|pair| pair[1].at_s - pair[0].at_s);
+    let mut steps: Vec<f64> = gaps.filter(|&gap| gap > 0.0).collect();
+    steps.sort_unstable_by(f64::total_cmp);
+    let coarse = steps.len() * 2 < list.len();
+    steps.get(steps.len() / 2).copied().filter(|_| coarse)
 }
 
 #[cfg(test)]
