@@ -403,13 +403,28 @@ mod tests {
             ("requests = 0", "`--requests` is 0"),
             ("think_scale = -1", "`--think-scale` is -1; accepted is"),
             ("time_scale = 2", "`doubao-day` has one"),
-            ("workload = 'doubao-day'\ntime_scale = 0", "`--time-scale` is 0"),
-            ("workload = 'doubao-day'\nwindow = '20h'", "`20h` is not a window"),
-            ("workload = 'doubao-day'\nwindow = '30h..31h'", "not a part of a day"),
+            (
+                "workload = 'doubao-day'\ntime_scale = 0",
+                "`--time-scale` is 0",
+            ),
+            (
+                "workload = 'doubao-day'\nwindow = '20h'",
+                "`20h` is not a window",
+            ),
+            (
+                "workload = 'doubao-day'\nwindow = '30h..31h'",
+                "not a part of a day",
+            ),
             ("arrivals = 'trace'", "has no instants of its own"),
             ("workload = 'azure:no/such.csv'", "no/such.csv"),
-            ("context_limit = 100", "`context_limit` is 100; the system prompt"),
-            ("workload = 'random:9/9'\ncontext_limit = 8", "has no effect"),
+            (
+                "context_limit = 100",
+                "`context_limit` is 100; the system prompt",
+            ),
+            (
+                "workload = 'random:9/9'\ncontext_limit = 8",
+                "has no effect",
+            ),
             ("threads = -2", "`--threads` is -2"),
             ("price = 'no/such.toml'", "no/such.toml"),
         ] {

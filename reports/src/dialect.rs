@@ -182,7 +182,10 @@ impl Dialect {
             Self::Aiperf | Self::GenaiPerf => (
                 &[
                     ("time to first token", Span(Sent, FirstContent)),
-                    ("inter token latency", SpanPerLaterToken(FirstContent, LastContent)),
+                    (
+                        "inter token latency",
+                        SpanPerLaterToken(FirstContent, LastContent),
+                    ),
                     ("request latency", Span(Sent, LastContent)),
                 ],
                 LastContent,
@@ -389,7 +392,10 @@ pub fn figures<'a>(
             Counted::All => all,
         }),
         output_tokens_per_s: rate(tokens),
-        metrics: names.zip(values).map(|(name, values)| metric(name, values)).collect(),
+        metrics: names
+            .zip(values)
+            .map(|(name, values)| metric(name, values))
+            .collect(),
     }
 }
 

@@ -124,7 +124,9 @@ pub struct Fit {
 impl Fit {
     /// Judges the checks.
     pub fn new(workload: String, sample: String, mut checks: Vec<Check>) -> Self {
-        let tests = checks.iter().filter(|check| matches!(check.evidence, Evidence::P(_)));
+        let tests = checks
+            .iter()
+            .filter(|check| matches!(check.evidence, Evidence::P(_)));
         let threshold = FALSE_ALARM / tests.count().max(1) as f64;
         for check in &mut checks {
             check.passed = match check.evidence {

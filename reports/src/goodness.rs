@@ -64,10 +64,13 @@ pub fn chi_square_two_sided_p(value: f64, degrees: f64) -> f64 {
 pub fn uniform_ks(values: &mut [f64]) -> Test {
     values.sort_unstable_by(f64::total_cmp);
     let n = values.len() as f64;
-    let distance = values.iter().enumerate().fold(0.0_f64, |most, (rank, &value)| {
-        let (below, upto) = (rank as f64 / n, (rank + 1) as f64 / n);
-        most.max(value - below).max(upto - value)
-    });
+    let distance = values
+        .iter()
+        .enumerate()
+        .fold(0.0_f64, |most, (rank, &value)| {
+            let (below, upto) = (rank as f64 / n, (rank + 1) as f64 / n);
+            most.max(value - below).max(upto - value)
+        });
     // Stephens' correction makes the limit law good from a handful of values on.
     let scaled = (n.sqrt() + 0.12 + 0.11 / n.sqrt()) * distance;
     Test {
@@ -104,7 +107,10 @@ pub fn chi_square_fit(observed: &[u64], expected: &[f64]) -> Test {
         Some(last) => *last = (last.0 + open.0, last.1 + open.1),
         None => cells.push(open),
     }
-    let statistic = cells.iter().map(|(seen, wanted)| (seen - wanted).powi(2) / wanted).sum();
+    let statistic = cells
+        .iter()
+        .map(|(seen, wanted)| (seen - wanted).powi(2) / wanted)
+        .sum();
     let degrees = (cells.len() - 1) as f64;
     let p = if degrees > 0.0 {
         chi_square_p(statistic, degrees)
@@ -151,9 +157,14 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut from = 0;
     while from < order.len() {
         let value = values[order[from]];
-        let equal = order[from..].iter().take_while(|&&at| values[at] == value).count();
+        let equal = order[from..]
+            .iter()
+            .take_while(|&&at| values[at] == value)
+            .count();
         let mean = from as f64 + (equal as f64 + 1.0) / 2.0;
-        order[from..from + equal].iter().for_each(|&at| ranks[at] = mean);
+        order[from..from + equal]
+            .iter()
+            .for_each(|&at| ranks[at] = mean);
         from += equal;
     }
     ranks
@@ -161,7 +172,10 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 
 fn pearson(first: &[f64], second: &[f64]) -> f64 {
     let n = first.len() as f64;
-    let (mean_a, mean_b) = (first.iter().sum::<f64>() / n, second.iter().sum::<f64>() / n);
+    let (mean_a, mean_b) = (
+        first.iter().sum::<f64>() / n,
+        second.iter().sum::<f64>() / n,
+    );
     let (mut both, mut of_a, mut of_b) = (0.0, 0.0, 0.0);
     for (a, b) in first.iter().zip(second) {
         both += (a - mean_a) * (b - mean_b);
@@ -180,7 +194,11 @@ fn pearson(first: &[f64], second: &[f64]) -> f64 {
 pub fn ljung_box(series: &[Vec<f64>], lags: usize) -> Test {
     let n: f64 = series.iter().map(|values| values.len() as f64).sum();
     let mean = series.iter().flatten().sum::<f64>() / n;
-    let variance = series.iter().flatten().map(|x| (x - mean).powi(2)).sum::<f64>();
+    let variance = series
+        .iter()
+        .flatten()
+        .map(|x| (x - mean).powi(2))
+        .sum::<f64>();
     let correlation = |lag: usize| {
         let of = |values: &Vec<f64>| -> f64 {
             let pairs = values.iter().zip(values.iter().skip(lag));

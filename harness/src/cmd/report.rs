@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use reports::schema::SCHEMA_VERSION;
 use reports::dialect::{self, Dialect};
+use reports::schema::SCHEMA_VERSION;
 use reports::{Report, Window, render};
 
 use super::{Ending, print, wants_colour};

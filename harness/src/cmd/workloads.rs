@@ -96,7 +96,10 @@ fn list(json: bool) -> Result<()> {
     print(&specs.iter().map(line).collect::<String>())?;
     print("random:IN/OUT      prompts and answers of fixed lengths\n")?;
     for name in TraceKind::NAMES {
-        print(&format!("{:18} replay of a trace\n", format!("{name}:FILE")))?;
+        print(&format!(
+            "{:18} replay of a trace\n",
+            format!("{name}:FILE")
+        ))?;
     }
     Ok(())
 }

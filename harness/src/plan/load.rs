@@ -61,7 +61,10 @@ fn factor(
     let Some(value) = value else { return Ok(None) };
     let place = places.of(key, flag);
     let in_range = value.is_finite() && value >= least;
-    ensure!(in_range, "{place} is {value}; accepted is a number from {least}");
+    ensure!(
+        in_range,
+        "{place} is {value}; accepted is a number from {least}"
+    );
     Ok(Some(value))
 }
 
@@ -76,7 +79,9 @@ fn time_scale(scenario: &Scenario, places: &Places<'_>) -> Result<Option<f64>> {
 }
 
 fn window(scenario: &Scenario, places: &Places<'_>) -> Result<Option<Window>> {
-    let Some(text) = &scenario.window else { return Ok(None) };
+    let Some(text) = &scenario.window else {
+        return Ok(None);
+    };
     let place = places.of("window", |flags| flags.window.is_some());
     let (from_s, to_s) = parse_window(text).map_err(|message| anyhow!("{place}: {message}"))?;
     Ok(Some(Window { from_s, to_s }))
@@ -94,7 +99,10 @@ fn generated(scenario: &Scenario, places: &Places<'_>, name: &str) -> Result<Wor
     spec.think_scale = think_scale(scenario, places)?.unwrap_or(spec.think_scale);
     if let Some(limit) = context_limit(scenario, places)? {
         let place = places.of("context_limit", |flags| flags.context_limit.is_some());
-        ensure!(!spec.whole_prompt, "{place} has no effect on prompts of a fixed length");
+        ensure!(
+            !spec.whole_prompt,
+            "{place} has no effect on prompts of a fixed length"
+        );
         spec.context_limit = spec.context_limit.min(limit);
         spec::check(&spec).with_context(|| place)?;
     }
@@ -113,7 +121,10 @@ fn generated(scenario: &Scenario, places: &Places<'_>, name: &str) -> Result<Wor
     if let (Some(window), Some(day)) = (window, &mut shape.day) {
         let place = places.of("window", |flags| flags.window.is_some());
         let in_day = window.from_s < 86_400.0 && window.to_s - window.from_s <= 86_400.0;
-        ensure!(in_day, "{place} is not a part of a day; accepted is such as `20h..21h`");
+        ensure!(
+            in_day,
+            "{place} is not a part of a day; accepted is such as `20h..21h`"
+        );
         day.from_hour = window.from_s / 3600.0;
         spec.duration_s = (window.to_s - window.from_s) * shape.time_scale;
     }
@@ -190,7 +201,9 @@ fn load_of(scenario: &Scenario, places: &Places<'_>, workload: &Workload) -> Res
             Ok(LoadKind::Open(rate_of(scenario, workload), arrivals))
         }
         (None, None) => {
-            let own = workload.spec().map_or(Arrivals::Poisson, |spec| spec.arrivals);
+            let own = workload
+                .spec()
+                .map_or(Arrivals::Poisson, |spec| spec.arrivals);
             Ok(LoadKind::Open(rate_of(scenario, workload), own))
         }
     }

@@ -70,7 +70,11 @@ impl BlockText {
         let mut left = tokens.saturating_sub(self.template_tokens()).max(1) as usize;
         for (place, &id) in ids.iter().enumerate() {
             let last = place + 1 == ids.len();
-            let length = if last { left } else { left.min(block_tokens as usize) };
+            let length = if last {
+                left
+            } else {
+                left.min(block_tokens as usize)
+            };
             self.fill(id, length, &mut found, &mut text);
             left -= length;
         }
@@ -111,7 +115,11 @@ fn phrases(tokenizer: &ChatTokenizer) -> Vec<(String, Vec<u32>)> {
         let sentence = corpus.sentence(class, Part::Body, &mut rng);
         let pieces = sentence.split_inclusive(|c| ENDS.contains(c));
         let whole = pieces.filter(|piece| piece.ends_with(|c| ENDS.contains(c)));
-        texts.extend(whole.filter(|piece| !piece.contains('\n')).map(str::to_owned));
+        texts.extend(
+            whole
+                .filter(|piece| !piece.contains('\n'))
+                .map(str::to_owned),
+        );
     }
     let mut found: Vec<(String, Vec<u32>)> = texts
         .into_iter()
@@ -119,7 +127,9 @@ fn phrases(tokenizer: &ChatTokenizer) -> Vec<(String, Vec<u32>)> {
         .filter(|(ids, _)| (2..=LONGEST).contains(&ids.len()))
         .map(|(ids, text)| (text, ids))
         .collect();
-    let single = FILLERS.chars().map(|c| (c.to_string(), encode(&c.to_string())));
+    let single = FILLERS
+        .chars()
+        .map(|c| (c.to_string(), encode(&c.to_string())));
     let single = single.into_iter().find(|(_, ids)| ids.len() == 1);
     // A tokenizer without any of them: its first digit, which every vocabulary has.
     found.push(single.unwrap_or_else(|| ("0".to_owned(), encode("0"))));
@@ -136,9 +146,10 @@ mod tests {
     fn text_of(model: &str, seed: u64) -> Option<(BlockText, Arc<ChatTokenizer>)> {
         let source = ModelSource::parse(model).expect(model);
         match load_tokenizer(&source) {
-            Ok((_, tokenizer)) => {
-                Some((BlockText::new(seed, &tokenizer).expect("it renders"), tokenizer))
-            }
+            Ok((_, tokenizer)) => Some((
+                BlockText::new(seed, &tokenizer).expect("it renders"),
+                tokenizer,
+            )),
             Err(error) => {
                 println!("skipped {model}: {error}");
                 None
@@ -155,15 +166,23 @@ mod tests {
             assert!(blocks.phrases.len() > 500, "{}", blocks.phrases.len());
             let (mut asked, mut encoded) = (0, 0);
             for request in 0..40_u64 {
-                let ids: Vec<u64> = (0..=request % 9).map(|block| request * 100 + block).collect();
+                let ids: Vec<u64> = (0..=request % 9)
+                    .map(|block| request * 100 + block)
+                    .collect();
                 let tokens = 512 * (ids.len() as u32 - 1) + 37 + request as u32;
                 let prompt = blocks.prompt(&ids, 512, tokens);
                 assert_eq!(prompt.tokens.len() as u32, tokens, "{model}");
                 asked += tokens as usize;
-                encoded += tokenizer.encode_chat(&prompt.messages).expect("it renders").len();
+                encoded += tokenizer
+                    .encode_chat(&prompt.messages)
+                    .expect("it renders")
+                    .len();
             }
             let miss = (asked as f64 / encoded as f64 - 1.0).abs();
-            assert!(miss < 1e-3, "{model}: {encoded} tokens in the text of {asked}");
+            assert!(
+                miss < 1e-3,
+                "{model}: {encoded} tokens in the text of {asked}"
+            );
         }
     }
 

@@ -14,7 +14,11 @@ impl Distribution {
     /// `P(X ≤ x)`, or `P(X < x)`; `user` is the number that a ratio is taken of.
     fn probability(&self, x: f64, user: f64, reached: bool) -> f64 {
         let clipped = |min: f64, max: f64, inside: f64| {
-            let (below, above) = if reached { (x < min, x >= max) } else { (x <= min, x > max) };
+            let (below, above) = if reached {
+                (x < min, x >= max)
+            } else {
+                (x <= min, x > max)
+            };
             match (below, above) {
                 (true, _) => 0.0,
                 (_, true) => 1.0,
@@ -73,7 +77,11 @@ impl Distribution {
             weighted += weight * self.probability(x, middle, false);
             weights += weight;
         }
-        if weights > 0.0 { weighted / weights } else { 0.0 }
+        if weights > 0.0 {
+            weighted / weights
+        } else {
+            0.0
+        }
     }
 
     /// The least value there can be.

@@ -98,7 +98,12 @@ impl RateShape {
         };
         let scale = self.time_scale;
         let in_range = (1e-5..=1e5).contains(&scale);
-        need("rate_shape.time_scale", in_range, scale, "0.00001 to 100000")?;
+        need(
+            "rate_shape.time_scale",
+            in_range,
+            scale,
+            "0.00001 to 100000",
+        )?;
         if let Some(day) = &self.day {
             let hours = day.hourly.len() as f64;
             need("rate_shape.day.hourly", hours == 24.0, hours, "24 values")?;
@@ -119,7 +124,12 @@ impl RateShape {
         if let Some(spikes) = self.spikes {
             let (every, jitter) = (spikes.every_s, spikes.jitter);
             let in_range = (1.0..=1e7).contains(&every);
-            need("rate_shape.spikes.every_s", in_range, every, "1 to 10000000")?;
+            need(
+                "rate_shape.spikes.every_s",
+                in_range,
+                every,
+                "1 to 10000000",
+            )?;
             let in_range = (0.0..=1.0).contains(&jitter);
             need("rate_shape.spikes.jitter", in_range, jitter, "0 to 1")?;
             let (length, factor) = (spikes.duration_s, spikes.multiplier);
@@ -127,7 +137,12 @@ impl RateShape {
             let accepted = "above 0, and short enough that no two meet";
             need("rate_shape.spikes.duration_s", apart, length, accepted)?;
             let in_range = (0.01..=100.0).contains(&factor);
-            need("rate_shape.spikes.multiplier", in_range, factor, "0.01 to 100")?;
+            need(
+                "rate_shape.spikes.multiplier",
+                in_range,
+                factor,
+                "0.01 to 100",
+            )?;
         }
         Ok(())
     }
@@ -167,20 +182,26 @@ impl RateCurve {
         let drift = shape.drift.map_or_else(Vec::new, |drift| {
             drift_of(drift, shape.time_scale, seed, steps)
         });
-        let spikes = shape.spikes.map_or_else(Vec::new, |spikes| {
-            spikes_in(spikes, seed, (start_s, end_s))
-        });
+        let spikes = shape
+            .spikes
+            .map_or_else(Vec::new, |spikes| spikes_in(spikes, seed, (start_s, end_s)));
         let mut operational = 0.0;
         let ends = (0..steps).map(|step| {
-            let (from, to) = (start_s + step as f64 * STEP_S, start_s + (step + 1) as f64 * STEP_S);
+            let (from, to) = (
+                start_s + step as f64 * STEP_S,
+                start_s + (step + 1) as f64 * STEP_S,
+            );
             let hour = |day: &Day| {
                 let since_s = (f64::midpoint(from, to) - window_s) / shape.time_scale;
                 day.factor((day.from_hour + since_s / HOUR_S).rem_euclid(24.0))
             };
             let of_day = shape.day.as_ref().map_or(1.0, hour);
-            let of_drift = drift.get(step).zip(shape.drift).map_or(1.0, |(log, drift)| {
-                libm::exp(log - drift.sigma * drift.sigma / 2.0)
-            });
+            let of_drift = drift
+                .get(step)
+                .zip(shape.drift)
+                .map_or(1.0, |(log, drift)| {
+                    libm::exp(log - drift.sigma * drift.sigma / 2.0)
+                });
             let of_spikes = shape.spikes.map_or(1.0, |law| {
                 let inside: f64 = spikes
                     .iter()
@@ -192,7 +213,11 @@ impl RateCurve {
             operational
         });
         let ends = ends.collect();
-        Self { start_s, ends, drift }
+        Self {
+            start_s,
+            ends,
+            drift,
+        }
     }
 
     /// A constant rate.
@@ -325,7 +350,9 @@ mod tests {
         assert!((highest - 4.0).abs() < 1e-6, "{highest}");
         let mean = curve.mean_factor((0.0, 90_000.0));
         assert!((mean - 1.45).abs() < 0.01, "{mean}");
-        let begins = rates.windows(2).filter(|pair| pair[0] < 2.0 && pair[1] >= 2.0);
+        let begins = rates
+            .windows(2)
+            .filter(|pair| pair[0] < 2.0 && pair[1] >= 2.0);
         assert!((299..=301).contains(&begins.count()));
     }
 
@@ -340,10 +367,20 @@ mod tests {
         let mean = found.iter().sum::<f64>() / n;
         let variance = found.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
         // 400,000 s are 5,333 correlation times of 75 s: the spread is known to a percent or two.
-        assert!((variance.sqrt() / 0.15 - 1.0).abs() < 0.05, "{}", variance.sqrt());
-        let lagged = found.iter().zip(&found[75..]).map(|(a, b)| (a - mean) * (b - mean));
+        assert!(
+            (variance.sqrt() / 0.15 - 1.0).abs() < 0.05,
+            "{}",
+            variance.sqrt()
+        );
+        let lagged = found
+            .iter()
+            .zip(&found[75..])
+            .map(|(a, b)| (a - mean) * (b - mean));
         let correlation = lagged.sum::<f64>() / n / variance;
-        assert!((correlation - (-1.0_f64).exp()).abs() < 0.05, "{correlation}");
+        assert!(
+            (correlation - (-1.0_f64).exp()).abs() < 0.05,
+            "{correlation}"
+        );
     }
 
     #[test]

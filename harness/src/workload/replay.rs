@@ -218,14 +218,18 @@ impl Replay {
         if let Some(beyond) = load.cut_at(&sessions) {
             end_s = beyond;
             for session in &mut sessions {
-                session.turns.retain(|turn| turn.nominal < Nanos::from_secs_f64(beyond));
+                session
+                    .turns
+                    .retain(|turn| turn.nominal < Nanos::from_secs_f64(beyond));
             }
             sessions.retain(|session| !session.turns.is_empty());
         }
         if let Pace::Trace { time_scale } = load.pace {
             end_s = end_s.min(self.span_s * time_scale);
         }
-        let starts = sessions.iter().map(|session| session.turns[0].nominal.as_secs_f64());
+        let starts = sessions
+            .iter()
+            .map(|session| session.turns[0].nominal.as_secs_f64());
         let mut found = realised(&sessions, &starts.collect::<Vec<f64>>());
         found.ideal_prefix_hit = self.ideal_hit(&sessions);
         found.left_out = self.left_out.clone();
@@ -251,7 +255,10 @@ impl Replay {
         match &self.kept {
             Kept::Requests(_) => 1.0,
             Kept::Conversations(list) => {
-                let turns: usize = list.iter().map(|conversation| conversation.turns.len()).sum();
+                let turns: usize = list
+                    .iter()
+                    .map(|conversation| conversation.turns.len())
+                    .sum();
                 turns as f64 / list.len() as f64
             }
         }

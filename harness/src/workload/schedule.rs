@@ -235,7 +235,9 @@ impl SessionMaker {
     pub fn cycles_s(&self, index: u64) -> Vec<f64> {
         let turns = plan_session(&self.spec, self.seed, index).turns;
         let answer_s = |tokens| NOMINAL_TTFT_S + NOMINAL_TPOT_S * f64::from(tokens);
-        let cycles = turns.iter().map(|turn| turn.think_s + answer_s(turn.received_tokens()));
+        let cycles = turns
+            .iter()
+            .map(|turn| turn.think_s + answer_s(turn.received_tokens()));
         cycles.collect()
     }
 

@@ -87,9 +87,10 @@ impl Workload {
     /// Does the rate change on purpose?
     pub fn is_uneven(&self) -> bool {
         match self {
-            Self::Generated(spec) => {
-                spec.rate_shape.as_ref().is_some_and(|shape| !shape.is_constant())
-            }
+            Self::Generated(spec) => spec
+                .rate_shape
+                .as_ref()
+                .is_some_and(|shape| !shape.is_constant()),
             Self::Replayed { trace, .. } => matches!(trace.content, Content::Requests(_)),
         }
     }
@@ -113,9 +114,7 @@ impl SessionSource {
         context_limit: Option<u32>,
     ) -> Result<Self, TemplateError> {
         Ok(match workload {
-            Workload::Generated(spec) => {
-                Self::Generated(SessionMaker::new(spec, seed, tokenizer)?)
-            }
+            Workload::Generated(spec) => Self::Generated(SessionMaker::new(spec, seed, tokenizer)?),
             Workload::Replayed {
                 trace,
                 think_scale,

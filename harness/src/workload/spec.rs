@@ -267,7 +267,9 @@ fn unknown(name: &str) -> SpecError {
     SpecError::Unknown {
         name: name.into(),
         accepted: accepted.join(", "),
-        traces: TraceKind::NAMES.map(|name| format!("`{name}:FILE`")).join(", "),
+        traces: TraceKind::NAMES
+            .map(|name| format!("`{name}:FILE`"))
+            .join(", "),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod command;
 mod faults;
+mod load;
 mod page;
 mod runs;
 mod server;

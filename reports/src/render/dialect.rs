@@ -20,7 +20,13 @@ pub(super) fn table(figures: &DialectFigures) -> String {
     let heads = ["mean", "p50", "p90", "p95", "p99"].map(|head| format!("{head:>11}"));
     let _ = writeln!(text, "{:32}{}", "", heads.concat());
     for metric in &figures.metrics {
-        let values = [metric.mean_s, metric.p50_s, metric.p90_s, metric.p95_s, metric.p99_s];
+        let values = [
+            metric.mean_s,
+            metric.p50_s,
+            metric.p90_s,
+            metric.p95_s,
+            metric.p99_s,
+        ];
         let cells = values.map(|value| {
             let shown = value.map_or_else(|| "–".to_owned(), |s| significant(s * 1e3));
             format!("{shown:>11}")

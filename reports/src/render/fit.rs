@@ -127,16 +127,21 @@ fn plotted(plot: &FitPlot) -> Plot {
         let points = plot.series.iter().flat_map(|(_, _, points)| points);
         points.map(pick).collect()
     };
-    let series = (1..).zip(&plot.series).map(|(slot, (name, shape, points))| Series {
-        name,
-        slot,
-        shape: match shape {
-            FitShape::Line => Shape::Line,
-            FitShape::Bars => Shape::Bars,
-        },
-        points: points.clone(),
-    });
-    let bars = plot.series.iter().any(|(_, shape, _)| *shape == FitShape::Bars);
+    let series = (1..)
+        .zip(&plot.series)
+        .map(|(slot, (name, shape, points))| Series {
+            name,
+            slot,
+            shape: match shape {
+                FitShape::Line => Shape::Line,
+                FitShape::Bars => Shape::Bars,
+            },
+            points: points.clone(),
+        });
+    let bars = plot
+        .series
+        .iter()
+        .any(|(_, shape, _)| *shape == FitShape::Bars);
     Plot {
         id: plot.id,
         title: plot.title,

@@ -248,6 +248,18 @@ pub(super) fn workload(report: &Report) -> Section {
         thousands(realised.output_tokens_p50)
     );
     rows.push(text("Output tokens asked for", output));
+    for (reason, left_out) in &realised.left_out {
+        rows.push(count(&format!("Left out: {reason}"), *left_out));
+    }
+    if realised.lengthened > 0 {
+        rows.push(count(
+            "Prompts made longer for the template",
+            realised.lengthened,
+        ));
+    }
+    if realised.repeated > 0 {
+        rows.push(count("Sessions that came a second time", realised.repeated));
+    }
     rows.push(text("Lengths counted in", load.length_mode.clone()));
     rows.push(count(
         "Histories cut to fit the context",

@@ -19,7 +19,9 @@ fn of(dialect: Dialect) -> DialectFigures {
 fn means(dialect: Dialect) -> Vec<(&'static str, f64)> {
     let round = |s: f64| (s * 1e5).round() / 1e2;
     let metrics = of(dialect).metrics.into_iter();
-    metrics.map(|m| (m.name, round(m.mean_s.expect("there is a value")))).collect()
+    metrics
+        .map(|m| (m.name, round(m.mean_s.expect("there is a value"))))
+        .collect()
 }
 
 #[test]
@@ -27,11 +29,21 @@ fn the_golden_stream_has_the_figures_that_each_tool_would_give() {
     let cases: [(Dialect, &[(&str, f64)]); 9] = [
         (
             Dialect::Vllm,
-            &[("TTFT", 40.0), ("TPOT", 15.56), ("ITL", 28.0), ("E2EL", 180.0)],
+            &[
+                ("TTFT", 40.0),
+                ("TPOT", 15.56),
+                ("ITL", 28.0),
+                ("E2EL", 180.0),
+            ],
         ),
         (
             Dialect::Sglang,
-            &[("TTFT", 100.0), ("TPOT", 10.11), ("ITL", 20.0), ("E2E latency", 191.0)],
+            &[
+                ("TTFT", 100.0),
+                ("TPOT", 10.11),
+                ("ITL", 20.0),
+                ("E2E latency", 191.0),
+            ],
         ),
         (
             Dialect::Aiperf,
@@ -43,7 +55,12 @@ fn the_golden_stream_has_the_figures_that_each_tool_would_give() {
         ),
         (
             Dialect::Guidellm,
-            &[("TTFT", 100.0), ("ITL", 8.89), ("TPOT", 18.0), ("request latency", 191.0)],
+            &[
+                ("TTFT", 100.0),
+                ("ITL", 8.89),
+                ("TPOT", 18.0),
+                ("request latency", 191.0),
+            ],
         ),
         (
             Dialect::GenaiPerf,
@@ -73,11 +90,21 @@ fn the_golden_stream_has_the_figures_that_each_tool_would_give() {
         ),
         (
             Dialect::Evalscope,
-            &[("TTFT", 40.0), ("TPOT", 16.67), ("ITL", 28.0), ("latency", 190.0)],
+            &[
+                ("TTFT", 40.0),
+                ("TPOT", 16.67),
+                ("ITL", 28.0),
+                ("latency", 190.0),
+            ],
         ),
         (
             Dialect::Aisbench,
-            &[("TTFT", 40.0), ("TPOT", 16.67), ("ITL", 25.0), ("E2EL", 190.0)],
+            &[
+                ("TTFT", 40.0),
+                ("TPOT", 16.67),
+                ("ITL", 25.0),
+                ("E2EL", 190.0),
+            ],
         ),
     ];
     for (dialect, expected) in cases {

@@ -9,7 +9,11 @@ fn check(what: &str, evidence: Evidence) -> Check {
 }
 
 fn fit(checks: Vec<Check>) -> Fit {
-    let mut fit = Fit::new("doubao-chat".into(), "2 seeds, 16,000 sessions".into(), checks);
+    let mut fit = Fit::new(
+        "doubao-chat".into(),
+        "2 seeds, 16,000 sessions".into(),
+        checks,
+    );
     fit.facts.push(Fact {
         name: "requests",
         value: "44,321".to_owned(),
@@ -20,7 +24,11 @@ fn fit(checks: Vec<Check>) -> Fit {
         caption: "Deviation.".to_owned(),
         scales: (FitScale::Linear, FitScale::Linear),
         series: vec![
-            ("found", FitShape::Line, vec![(0.0, -0.01), (0.5, 0.02), (1.0, 0.0)]),
+            (
+                "found",
+                FitShape::Line,
+                vec![(0.0, -0.01), (0.5, 0.02), (1.0, 0.0)],
+            ),
             ("band", FitShape::Line, vec![(0.0, 0.03), (1.0, 0.03)]),
         ],
     });
@@ -31,7 +39,13 @@ fn fit(checks: Vec<Check>) -> Fit {
 fn the_chance_of_a_false_alarm_is_shared() {
     let many = |p| fit((0..50).map(|_| check("x", Evidence::P(p))).collect());
     assert!(many(0.000_3).passed && !many(0.000_1).passed);
-    assert!(!fit(vec![check("a", Evidence::P(0.5)), check("b", Evidence::Within(false))]).passed);
+    assert!(
+        !fit(vec![
+            check("a", Evidence::P(0.5)),
+            check("b", Evidence::Within(false))
+        ])
+        .passed
+    );
     assert!(fit(vec![check("b", Evidence::Within(true))]).passed);
 }
 

@@ -7,6 +7,7 @@ mod fit;
 mod histogram;
 mod render;
 mod schema;
+mod simulated;
 mod stats;
 mod synthetic;
 mod validity;

@@ -11,7 +11,7 @@ use reports::schema::{
     HostInfo, ModelInfo, RealisedWorkload, Report, RunInfo, SCHEMA_VERSION, Slo, TargetInfo,
     WorkloadInfo,
 };
-use reports::validity::{self, Completion, Inputs, LoadKind, OutputLength};
+use reports::validity::{self, Completion, Evenness, Inputs, LoadKind, OutputLength};
 use reports::{Outcome, RequestRecord, TokenCountSource};
 
 const MS: f64 = 1e6;
@@ -146,6 +146,9 @@ pub(crate) fn report(story: Story, name: &str) -> Report {
     let (validity, mut warnings) = validity::assess(Inputs {
         completion: Completion::Complete,
         load: LoadKind::Open,
+        evenness: Evenness::Even,
+        requested: None,
+        drifts: &found.drifts,
         output_length: OutputLength::Exact,
         summary: &found.summary,
         client_error: &client_error,

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use reports::schema::{
     ClientError, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
 };
-use reports::validity::{Completion, Inputs, LoadKind as AssessedLoad, OutputLength, assess};
+use reports::validity::{
+    self, Completion, Evenness, Inputs, LoadKind as AssessedLoad, OutputLength, assess,
+};
 use reports::{Measurements, cost};
 
 use super::measure::Outcome;
@@ -33,6 +35,16 @@ pub(super) fn report(
             LoadKind::Open(..) | LoadKind::Replay(_) => AssessedLoad::Open,
             LoadKind::Closed(_) => AssessedLoad::Closed,
         },
+        evenness: if plan.workload.is_uneven() && !matches!(plan.load, LoadKind::Closed(_)) {
+            Evenness::Uneven
+        } else {
+            Evenness::Even
+        },
+        requested: outcome.requested.map(|asked| validity::Requested {
+            requests: asked.requests,
+            sd: asked.sd,
+        }),
+        drifts: &measured.drifts,
         output_length: if plan.ignore_eos {
             OutputLength::Exact
         } else {

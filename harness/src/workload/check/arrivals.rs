@@ -55,7 +55,10 @@ impl<'a> Arrived<'a> {
     ) -> Self {
         let session_rate = options.rate / spec.mean_turns();
         let gaps = samples.iter().map(|sample| {
-            let instants = sample.starts_s.iter().map(|&t| sample.curve.operational_s(t));
+            let instants = sample
+                .starts_s
+                .iter()
+                .map(|&t| sample.curve.operational_s(t));
             let mut before = 0.0;
             let gap = |at: f64| session_rate * (at - std::mem::replace(&mut before, at));
             instants.map(gap).collect::<Vec<f64>>()
@@ -70,7 +73,9 @@ impl<'a> Arrived<'a> {
                 gamma_cdf(gap, shape, 1.0 / shape)
             }
         };
-        let uniform = gaps.iter().map(|gaps| gaps.iter().map(&mut transform).collect());
+        let uniform = gaps
+            .iter()
+            .map(|gaps| gaps.iter().map(&mut transform).collect());
         Self {
             uniform: uniform.collect(),
             spec,
@@ -84,7 +89,11 @@ impl<'a> Arrived<'a> {
     pub(super) fn checks(&self) -> Vec<Check> {
         let mut checks = vec![self.number()];
         if self.arrivals == Arrivals::Constant {
-            let even = self.gaps.iter().flatten().all(|gap| (gap - 1.0).abs() < 1e-6);
+            let even = self
+                .gaps
+                .iter()
+                .flatten()
+                .all(|gap| (gap - 1.0).abs() < 1e-6);
             let words = ("gaps".to_owned(), "all equal".to_owned());
             checks.push(Check::new(GROUP, "gaps", words, Evidence::Within(even)));
             return checks;
@@ -103,7 +112,12 @@ impl<'a> Arrived<'a> {
             Check::new(GROUP, what, figures, Evidence::P(normal_p(z)))
         }));
         let apart = ljung_box(&self.uniform, LAGS);
-        checks.push(law(GROUP, format!("gaps apart, lags 1 to {LAGS}"), apart, "Q"));
+        checks.push(law(
+            GROUP,
+            format!("gaps apart, lags 1 to {LAGS}"),
+            apart,
+            "Q",
+        ));
         if let Some(shape) = &self.spec.rate_shape {
             checks.extend(self.hours(shape));
             checks.extend(self.drift(shape));
@@ -136,7 +150,10 @@ impl<'a> Arrived<'a> {
         } else {
             chi_square_p(squares, seeds)
         };
-        let figures = (found.to_string(), format!("{expected:.0} ± {:.0}", cv * expected.sqrt()));
+        let figures = (
+            found.to_string(),
+            format!("{expected:.0} ± {:.0}", cv * expected.sqrt()),
+        );
         Check::new(GROUP, "number, and its variance", figures, Evidence::P(p))
     }
 
@@ -206,7 +223,10 @@ impl<'a> Arrived<'a> {
             }
         }
         let spread = self.arrivals.cv().powi(2);
-        let cells = found.iter().zip(&expected).filter(|(_, wanted)| **wanted > 5.0);
+        let cells = found
+            .iter()
+            .zip(&expected)
+            .filter(|(_, wanted)| **wanted > 5.0);
         let terms: Vec<f64> = cells
             .map(|(seen, wanted)| (seen - wanted).powi(2) / (spread * wanted))
             .collect();
@@ -215,7 +235,12 @@ impl<'a> Arrived<'a> {
             statistic,
             p: chi_square_p(statistic, terms.len() as f64),
         };
-        Some(law(GROUP, format!("sessions by hour, {} hours", terms.len()), test, "χ²"))
+        Some(law(
+            GROUP,
+            format!("sessions by hour, {} hours", terms.len()),
+            test,
+            "χ²",
+        ))
     }
 
     /// The drift's size and memory, from the curves that were followed.
@@ -224,10 +249,19 @@ impl<'a> Arrived<'a> {
             return Vec::new();
         };
         let tau_s = tau_s * shape.time_scale;
-        let logs: Vec<&[f64]> = self.samples.iter().map(|sample| sample.curve.drift()).collect();
+        let logs: Vec<&[f64]> = self
+            .samples
+            .iter()
+            .map(|sample| sample.curve.drift())
+            .collect();
         let n: f64 = logs.iter().map(|log| log.len() as f64).sum();
         // Means are known to be zero, so short samples are no trouble.
-        let variance = logs.iter().flat_map(|log| log.iter()).map(|x| x * x).sum::<f64>() / n;
+        let variance = logs
+            .iter()
+            .flat_map(|log| log.iter())
+            .map(|x| x * x)
+            .sum::<f64>()
+            / n;
         let lag = (tau_s.round() as usize).max(1);
         let (mut both, mut pairs) = (0.0, 0.0);
         for log in &logs {
@@ -262,7 +296,9 @@ impl<'a> Arrived<'a> {
 
     /// Spikes add what they must to the mean rate.
     fn spikes(&self, shape: &RateShape) -> Option<Check> {
-        let spikes = shape.spikes.filter(|_| shape.day.is_none() && shape.drift.is_none())?;
+        let spikes = shape
+            .spikes
+            .filter(|_| shape.day.is_none() && shape.drift.is_none())?;
         let expected = 1.0 + (spikes.multiplier - 1.0) * spikes.duration_s / spikes.every_s;
         let (mut time_s, mut operational_s) = (0.0, 0.0);
         for sample in self.samples {
@@ -276,7 +312,12 @@ impl<'a> Arrived<'a> {
         let slack = 2.0 * each * self.samples.len() as f64 / time_s;
         let figures = (format!("{found:.3}"), plus_minus(expected, slack));
         let inside = (found - expected).abs() < slack;
-        Some(Check::new(GROUP, "mean rate with spikes", figures, Evidence::Within(inside)))
+        Some(Check::new(
+            GROUP,
+            "mean rate with spikes",
+            figures,
+            Evidence::Within(inside),
+        ))
     }
 
     pub(super) fn plots(&self) -> Vec<FitPlot> {
@@ -304,7 +345,11 @@ impl<'a> Arrived<'a> {
                 .to_owned(),
             scales: (FitScale::Linear, FitScale::Linear),
             series: vec![
-                ("found", FitShape::Line, (0..=POINTS).map(place).map(point).collect()),
+                (
+                    "found",
+                    FitShape::Line,
+                    (0..=POINTS).map(place).map(point).collect(),
+                ),
                 ("band", FitShape::Line, flat(band)),
                 ("band below", FitShape::Line, flat(-band)),
             ],
@@ -319,7 +364,8 @@ impl<'a> Arrived<'a> {
         FitPlot {
             id: "dispersion",
             title: "Index of dispersion",
-            caption: "Variance over mean of the sessions in a window of operational time.".to_owned(),
+            caption: "Variance over mean of the sessions in a window of operational time."
+                .to_owned(),
             scales: (FitScale::LogSeconds, FitScale::Linear),
             series: vec![
                 ("found", FitShape::Line, pick(|d| d.found)),
@@ -343,7 +389,9 @@ impl<'a> Arrived<'a> {
                 (edge(bin) + width / 2.0, self.session_rate * factor)
             };
             let found = counts.iter().enumerate();
-            let found = found.map(|(bin, rate)| (edge(bin) + width / 2.0, *rate)).collect();
+            let found = found
+                .map(|(bin, rate)| (edge(bin) + width / 2.0, *rate))
+                .collect();
             series.push(("found", FitShape::Line, found));
             series.push(("expected", FitShape::Line, (0..60).map(expected).collect()));
         }
@@ -401,12 +449,18 @@ mod tests {
     #[test]
     fn the_dispersion_of_a_renewal_process_is_known() {
         for width in [0.3, 5.0, 80.0] {
-            assert!((expected_dispersion(width, 1.0) - 1.0).abs() < 0.01, "Poisson, {width}");
+            assert!(
+                (expected_dispersion(width, 1.0) - 1.0).abs() < 0.01,
+                "Poisson, {width}"
+            );
         }
         // Short windows see single arrivals, long ones the square of the CV.
         assert!((expected_dispersion(1e-3, 0.5) - 1.0).abs() < 0.02);
         assert!((expected_dispersion(200.0, 1.05) - 1.1025).abs() < 0.01);
-        let (near, far) = (expected_dispersion(1.0, 3.5), expected_dispersion(150.0, 3.5));
+        let (near, far) = (
+            expected_dispersion(1.0, 3.5),
+            expected_dispersion(150.0, 3.5),
+        );
         assert!(near > 1.5 && near < far && far < 12.25, "{near} {far}");
     }
 }

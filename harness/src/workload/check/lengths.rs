@@ -106,7 +106,10 @@ pub(super) fn transforms(
     let mut shares = Vec::new();
     for (class, (hits, all)) in injected {
         let class = &spec.classes[class];
-        let share = class.injected.as_ref().map_or(0.0, |injected| injected.probability);
+        let share = class
+            .injected
+            .as_ref()
+            .map_or(0.0, |injected| injected.probability);
         shares.push((format!("{} with material", class.id), hits, all, share));
     }
     for (class, (hits, all)) in stopped {
@@ -147,9 +150,15 @@ fn of_turn(
     };
     let of_output = if class.output.is_ratio() {
         // All that is known of the number behind the user's tokens is that it was rounded to them.
-        let least = if turn.user_tokens == 1 { 0.0 } else { user.edge(turn.user_tokens - 1) };
+        let least = if turn.user_tokens == 1 {
+            0.0
+        } else {
+            user.edge(turn.user_tokens - 1)
+        };
         let within = (least.max(law.least() * 0.999), user.edge(turn.user_tokens));
-        output.bounds(turn.output_tokens, |x| output.law.ratio_cdf_below(x, law, within))
+        output.bounds(turn.output_tokens, |x| {
+            output.law.ratio_cdf_below(x, law, within)
+        })
     } else {
         output.bounds(turn.output_tokens, |x| output.law.cdf_below(x))
     };
@@ -163,14 +172,30 @@ fn of_turn(
 
 fn pause(spec: &WorkloadSpec, class: &Class, think_s: f64) -> (f64, f64) {
     // With a scale of 0 all pauses are the same.
-    let scaled = if spec.think_scale > 0.0 { think_s / spec.think_scale } else { f64::INFINITY };
-    let thought = (class.think.cdf_below(scaled * (1.0 - 1e-12)), class.think.cdf(scaled * (1.0 + 1e-12)));
-    let thought = if spec.think_scale > 0.0 { thought } else { (0.0, 1.0) };
-    let Some(resume) = &spec.resume else { return thought };
+    let scaled = if spec.think_scale > 0.0 {
+        think_s / spec.think_scale
+    } else {
+        f64::INFINITY
+    };
+    let thought = (
+        class.think.cdf_below(scaled * (1.0 - 1e-12)),
+        class.think.cdf(scaled * (1.0 + 1e-12)),
+    );
+    let thought = if spec.think_scale > 0.0 {
+        thought
+    } else {
+        (0.0, 1.0)
+    };
+    let Some(resume) = &spec.resume else {
+        return thought;
+    };
     let (share, law) = (resume.probability, &resume.pause);
     let mixed = |thought: f64, resumed: f64| (1.0 - share) * thought + share * resumed;
     let below = law.cdf_below(think_s * (1.0 - 1e-12));
-    (mixed(thought.0, below), mixed(thought.1, law.cdf(think_s * (1.0 + 1e-12))))
+    (
+        mixed(thought.0, below),
+        mixed(thought.1, law.cdf(think_s * (1.0 + 1e-12))),
+    )
 }
 
 /// An answer is stopped at a uniform share between a tenth and nine tenths.
@@ -192,7 +217,10 @@ pub(super) fn checks(found: &Transforms) -> Vec<Check> {
             continue;
         }
         let name = field.name();
-        checks.push(fit(format!("{name}, all classes (KS)"), uniform_ks(&mut pooled)));
+        checks.push(fit(
+            format!("{name}, all classes (KS)"),
+            uniform_ks(&mut pooled),
+        ));
         let worst = classes
             .iter()
             .filter(|(_, values)| values.len() >= LEAST_VALUES)
@@ -223,10 +251,16 @@ fn fit(what: String, test: Test) -> Check {
 
 /// The transforms of the lengths in bars of equal width.
 pub(super) fn plot(found: &Transforms) -> FitPlot {
-    let shown = [("first message", Field::UserFirst), ("answers", Field::Output)];
+    let shown = [
+        ("first message", Field::UserFirst),
+        ("answers", Field::Output),
+    ];
     let bars = |field: Field| -> Vec<(f64, f64)> {
         let classes = found.uniform.get(&field);
-        let values: Vec<f64> = classes.into_iter().flat_map(|c| c.values().flatten().copied()).collect();
+        let values: Vec<f64> = classes
+            .into_iter()
+            .flat_map(|c| c.values().flatten().copied())
+            .collect();
         let mut counts = [0.0; BARS];
         for value in &values {
             counts[((value * BARS as f64) as usize).min(BARS - 1)] += 1.0;
@@ -234,16 +268,26 @@ pub(super) fn plot(found: &Transforms) -> FitPlot {
         let share = |(bar, count): (usize, &f64)| {
             (bar as f64 / BARS as f64, count / values.len().max(1) as f64)
         };
-        counts.iter().enumerate().map(share).chain([(1.0, 0.0)]).collect()
+        counts
+            .iter()
+            .enumerate()
+            .map(share)
+            .chain([(1.0, 0.0)])
+            .collect()
     };
     FitPlot {
         id: "lengths",
         title: "Lengths by the quantile of their law",
-        caption: "Share of values in each twentieth of their law; a right generator has 5 % in each."
-            .to_owned(),
+        caption:
+            "Share of values in each twentieth of their law; a right generator has 5 % in each."
+                .to_owned(),
         scales: (FitScale::Linear, FitScale::Linear),
         series: vec![
-            (shown[0].0, FitShape::Line, bars(shown[0].1)[..BARS].to_vec()),
+            (
+                shown[0].0,
+                FitShape::Line,
+                bars(shown[0].1)[..BARS].to_vec(),
+            ),
             (shown[1].0, FitShape::Bars, bars(shown[1].1)),
         ],
     }

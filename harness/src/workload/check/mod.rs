@@ -80,7 +80,9 @@ impl Sample {
         let process = (options.arrivals, options.rate);
         let starts_s: Vec<f64> = session_starts(spec, seed, process, &load).collect();
         let numbers = 0..starts_s.len() as u64;
-        let sessions = numbers.map(|index| plan_session(spec, seed, index)).collect();
+        let sessions = numbers
+            .map(|index| plan_session(spec, seed, index))
+            .collect();
         Self {
             span_s: (curve.start_s(), end_s),
             curve,
@@ -170,11 +172,18 @@ impl Prompts {
     fn facts(&self, sessions: usize) -> Vec<Fact> {
         use reports::stats::{Quantile, nearest_rank};
         let (prompts, answers) = (self.sorted(|t| t.0.prompt_tokens), self.sorted(|t| t.1));
-        let cut = self.sessions.iter().flatten().filter(|turn| turn.0.truncated).count();
+        let cut = self
+            .sessions
+            .iter()
+            .flatten()
+            .filter(|turn| turn.0.truncated)
+            .count();
         let at = |values: &[u64], quantile| nearest_rank(values, quantile).unwrap_or_default();
         let three = |values: &[u64]| {
             let marks = [Quantile::P50, Quantile::P95, Quantile::P99];
-            marks.map(|quantile| at(values, quantile).to_string()).join(" / ")
+            marks
+                .map(|quantile| at(values, quantile).to_string())
+                .join(" / ")
         };
         let held = self.held.iter().sum::<u64>() as f64 / prompts.iter().sum::<u64>() as f64;
         let fact = |name, value| Fact { name, value };
@@ -194,7 +203,11 @@ impl Prompts {
             let n = values.len();
             let place = |step: usize| (step * n.saturating_sub(1)) / 200;
             let point = |at: usize| (values[at].max(1) as f64, (at + 1) as f64 / n as f64);
-            (0..=200).map(place).filter(|&at| at < n).map(point).collect()
+            (0..=200)
+                .map(place)
+                .filter(|&at| at < n)
+                .map(point)
+                .collect()
         };
         FitPlot {
             id: "tokens",
@@ -202,7 +215,11 @@ impl Prompts {
             caption: "Share of requests with at most so many tokens.".to_owned(),
             scales: (FitScale::Log, FitScale::Linear),
             series: vec![
-                ("prompt", FitShape::Line, curve(self.sorted(|t| t.0.prompt_tokens))),
+                (
+                    "prompt",
+                    FitShape::Line,
+                    curve(self.sorted(|t| t.0.prompt_tokens)),
+                ),
                 ("answer", FitShape::Line, curve(self.sorted(|t| t.1))),
             ],
         }

@@ -37,7 +37,11 @@ pub fn check_replay(workload: &Workload, replay: &Replay) -> Fit {
             rate: replay.mean_turns(),
         }
     };
-    let end_s = if replay.has_instants() { end_s } else { replay.len() as f64 };
+    let end_s = if replay.has_instants() {
+        end_s
+    } else {
+        replay.len() as f64
+    };
     let curve = RateCurve::flat((0.0, 1.0));
     let schedule = replay.open(&OpenLoad {
         pace,
@@ -60,10 +64,18 @@ fn turns(schedule: &Schedule) -> impl Iterator<Item = &Turn> {
 }
 
 fn in_order(schedule: &Schedule) -> Check {
-    let starts = schedule.sessions.iter().map(|session| session.turns[0].nominal);
+    let starts = schedule
+        .sessions
+        .iter()
+        .map(|session| session.turns[0].nominal);
     let sorted = starts.is_sorted();
     let words = (schedule.sessions.len().to_string(), "by instant".to_owned());
-    Check::new("replay", "sessions in order", words, Evidence::Within(sorted))
+    Check::new(
+        "replay",
+        "sessions in order",
+        words,
+        Evidence::Within(sorted),
+    )
 }
 
 /// Makes the first prompts and looks at their lengths and at what they share.
@@ -71,11 +83,17 @@ fn made(replay: &Replay, schedule: &Schedule) -> Vec<Check> {
     let mut seen = BTreeSet::new();
     let (mut held, mut all, mut exact, mut count) = (0, 0, 0, 0);
     for turn in turns(schedule).take(MADE) {
-        let Some(fixed) = turn.fixed.filter(|_| all < MADE_TOKENS) else { break };
+        let Some(fixed) = turn.fixed.filter(|_| all < MADE_TOKENS) else {
+            break;
+        };
         let tokens = replay.prompt(fixed).tokens;
         exact += usize::from(tokens.len() as u32 == turn.prompt.prompt_tokens);
         let prefixes = prefixes(&tokens);
-        held += STRIDE * prefixes.iter().take_while(|prefix| seen.contains(*prefix)).count();
+        held += STRIDE
+            * prefixes
+                .iter()
+                .take_while(|prefix| seen.contains(*prefix))
+                .count();
         all += tokens.len();
         count += 1;
         seen.extend(prefixes);
@@ -105,7 +123,9 @@ fn made(replay: &Replay, schedule: &Schedule) -> Vec<Check> {
 fn prefixes(tokens: &[u32]) -> Vec<[u8; 32]> {
     let mut digest = Sha256::new();
     let longer = tokens.chunks_exact(STRIDE).map(|stride| {
-        stride.iter().for_each(|token| digest.update(token.to_le_bytes()));
+        stride
+            .iter()
+            .for_each(|token| digest.update(token.to_le_bytes()));
         digest.clone().finalize().into()
     });
     longer.collect()
@@ -115,12 +135,20 @@ fn facts(schedule: &Schedule) -> Vec<Fact> {
     let found = &schedule.realised;
     let fact = |name, value: String| Fact { name, value };
     let number = |value: f64| format!("{value:.3}");
-    let end_s = turns(schedule).map(|turn| turn.nominal.as_secs_f64()).fold(0.0, f64::max);
+    let end_s = turns(schedule)
+        .map(|turn| turn.nominal.as_secs_f64())
+        .fold(0.0, f64::max);
     let mut facts = vec![
         fact("requests", found.requests.to_string()),
         fact("sessions", found.sessions.to_string()),
-        fact("requests per second", number(found.requests as f64 / end_s.max(1e-9))),
-        fact("CV of gaps", found.arrival_cv.map_or_else(|| "–".into(), number)),
+        fact(
+            "requests per second",
+            number(found.requests as f64 / end_s.max(1e-9)),
+        ),
+        fact(
+            "CV of gaps",
+            found.arrival_cv.map_or_else(|| "–".into(), number),
+        ),
         fact(
             "prompt tokens, mean / p50 / p95",
             format!(
@@ -128,12 +156,18 @@ fn facts(schedule: &Schedule) -> Vec<Fact> {
                 found.prompt_tokens_mean, found.prompt_tokens_p50, found.prompt_tokens_p95
             ),
         ),
-        fact("answer tokens, mean", format!("{:.0}", found.output_tokens_mean)),
+        fact(
+            "answer tokens, mean",
+            format!("{:.0}", found.output_tokens_mean),
+        ),
         fact(
             "ideal prefix hit",
             found.ideal_prefix_hit.map_or_else(|| "–".into(), number),
         ),
-        fact("prompts made longer for the template", found.lengthened.to_string()),
+        fact(
+            "prompts made longer for the template",
+            found.lengthened.to_string(),
+        ),
     ];
     let left_out: u64 = found.left_out.values().sum();
     facts.push(fact("records left out", left_out.to_string()));
@@ -141,7 +175,9 @@ fn facts(schedule: &Schedule) -> Vec<Fact> {
 }
 
 fn rate_plot(schedule: &Schedule) -> FitPlot {
-    let instants: Vec<f64> = turns(schedule).map(|turn| turn.nominal.as_secs_f64()).collect();
+    let instants: Vec<f64> = turns(schedule)
+        .map(|turn| turn.nominal.as_secs_f64())
+        .collect();
     let end_s = instants.iter().copied().fold(1.0, f64::max);
     let width = end_s / 120.0;
     let mut counts = [0.0; 120];
@@ -149,7 +185,9 @@ fn rate_plot(schedule: &Schedule) -> FitPlot {
         counts[((instant / width) as usize).min(119)] += 1.0 / width;
     }
     let points = counts.iter().enumerate();
-    let points = points.map(|(bin, rate)| ((bin as f64 + 0.5) * width, *rate)).collect();
+    let points = points
+        .map(|(bin, rate)| ((bin as f64 + 0.5) * width, *rate))
+        .collect();
     FitPlot {
         id: "rate",
         title: "Requests per second",

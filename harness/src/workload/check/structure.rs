@@ -39,7 +39,10 @@ fn shares(spec: &WorkloadSpec, samples: &[Sample]) -> Option<Check> {
     sessions(samples).for_each(|session| counts[session.class] += 1);
     let total: f64 = spec.classes.iter().map(|class| class.session_share).sum();
     let n = counts.iter().sum::<u64>() as f64;
-    let wanted = spec.classes.iter().map(|class| n * class.session_share / total);
+    let wanted = spec
+        .classes
+        .iter()
+        .map(|class| n * class.session_share / total);
     let fit = chi_square_fit(&counts, &wanted.collect::<Vec<f64>>());
     (counts.len() > 1).then(|| law(GROUP, "class shares (χ²)".into(), fit, "χ²"))
 }
@@ -72,7 +75,10 @@ fn turns(spec: &WorkloadSpec, samples: &[Sample]) -> Check {
 
 /// Role cards by popularity.
 fn cards(spec: &WorkloadSpec, samples: &[Sample]) -> Option<Check> {
-    let number = spec.classes.iter().position(|class| class.persona.is_some())?;
+    let number = spec
+        .classes
+        .iter()
+        .position(|class| class.persona.is_some())?;
     let persona = spec.classes[number].persona.as_ref()?;
     let pool = persona.pool as usize;
     let mut counts = vec![0_u64; pool];
@@ -83,9 +89,16 @@ fn cards(spec: &WorkloadSpec, samples: &[Sample]) -> Option<Check> {
     let weight = |card: u32| f64::from(card).powf(-persona.zipf_s);
     let total: f64 = (1..=persona.pool).map(weight).sum();
     let n = counts.iter().sum::<u64>() as f64;
-    let expected: Vec<f64> = (1..=persona.pool).map(|card| n * weight(card) / total).collect();
+    let expected: Vec<f64> = (1..=persona.pool)
+        .map(|card| n * weight(card) / total)
+        .collect();
     let fit = chi_square_fit(&counts, &expected);
-    Some(law(GROUP, "popularity of role cards (χ²)".into(), fit, "χ²"))
+    Some(law(
+        GROUP,
+        "popularity of role cards (χ²)".into(),
+        fit,
+        "χ²",
+    ))
 }
 
 /// Message, answer and pause of a turn must not depend on each other, except where an answer is in
@@ -105,7 +118,9 @@ fn dependence(spec: &WorkloadSpec, samples: &[Sample]) -> Vec<Check> {
         let mut worst: Option<(String, Test, usize)> = None;
         for (number, class) in spec.classes.iter().enumerate() {
             // First and later messages have laws of their own; they are not to be mixed.
-            let turns = sessions(samples).filter(|s| s.class == number).map(|s| &s.turns[0]);
+            let turns = sessions(samples)
+                .filter(|s| s.class == number)
+                .map(|s| &s.turns[0]);
             let values: Vec<(f64, f64)> = turns.map(|turn| (first(turn), second(turn))).collect();
             if values.len() < LEAST_PAIRS {
                 continue;
@@ -147,12 +162,19 @@ fn successive(spec: &WorkloadSpec, samples: &[Sample]) -> Option<Check> {
         if let [first, second, ..] = session.turns[..]
             && apart
         {
-            let pair = (f64::from(first.output_tokens), f64::from(second.output_tokens));
+            let pair = (
+                f64::from(first.output_tokens),
+                f64::from(second.output_tokens),
+            );
             by_class.entry(session.class).or_default().push(pair);
         }
     }
-    let tests = by_class.iter().filter(|(_, pairs)| pairs.len() >= LEAST_PAIRS);
-    let tests: Vec<_> = tests.map(|(class, pairs)| (*class, spearman(pairs), pairs.len())).collect();
+    let tests = by_class
+        .iter()
+        .filter(|(_, pairs)| pairs.len() >= LEAST_PAIRS);
+    let tests: Vec<_> = tests
+        .map(|(class, pairs)| (*class, spearman(pairs), pairs.len()))
+        .collect();
     let count = tests.len() as i32;
     let (class, test, pairs) = tests.into_iter().min_by(|a, b| a.1.p.total_cmp(&b.1.p))?;
     let p = 1.0 - (1.0 - test.p).powi(count);
@@ -171,18 +193,36 @@ pub(super) fn aggregates(spec: &WorkloadSpec, samples: &[Sample], prompts: &Prom
     };
     let turns = |session: &[(super::PromptPlan, u32)]| session.len() as f64;
     let tokens = |session: &[(super::PromptPlan, u32)]| -> f64 {
-        session.iter().map(|turn| f64::from(turn.0.prompt_tokens)).sum()
+        session
+            .iter()
+            .map(|turn| f64::from(turn.0.prompt_tokens))
+            .sum()
     };
     let list = || prompts.sessions.iter().map(Vec::as_slice);
     let answered = list().map(|s| (s.iter().map(|t| f64::from(t.1)).sum::<f64>(), turns(s)));
     let stopped = sessions(samples).map(|session| {
-        let stopped = session.turns.iter().filter(|turn| turn.cancel_after.is_some());
+        let stopped = session
+            .turns
+            .iter()
+            .filter(|turn| turn.cancel_after.is_some());
         (stopped.count() as f64, session.turns.len() as f64)
     });
-    let held = prompts.held.iter().zip(list()).map(|(&held, s)| (held as f64, tokens(s)));
+    let held = prompts
+        .held
+        .iter()
+        .zip(list())
+        .map(|(&held, s)| (held as f64, tokens(s)));
     let mut figures = vec![
-        ("turns per session", ratio(list().map(|s| (turns(s), 1.0))), expected.turns_per_session),
-        ("prompt tokens", ratio(list().map(|s| (tokens(s), turns(s)))), expected.prompt_tokens),
+        (
+            "turns per session",
+            ratio(list().map(|s| (turns(s), 1.0))),
+            expected.turns_per_session,
+        ),
+        (
+            "prompt tokens",
+            ratio(list().map(|s| (tokens(s), turns(s)))),
+            expected.prompt_tokens,
+        ),
         ("answer tokens", ratio(answered), expected.output_tokens),
         ("ideal prefix hit", ratio(held), expected.ideal_prefix_hit),
     ];
@@ -203,9 +243,11 @@ pub(super) fn aggregates(spec: &WorkloadSpec, samples: &[Sample], prompts: &Prom
 
 /// A ratio of sums and its standard error, by the sessions it is made of.
 fn ratio(parts: impl Iterator<Item = (f64, f64)> + Clone) -> (f64, f64) {
-    let (above, below, n) = parts.clone().fold((0.0, 0.0, 0.0), |(above, below, n), (a, b)| {
-        (above + a, below + b, n + 1.0)
-    });
+    let (above, below, n) = parts
+        .clone()
+        .fold((0.0, 0.0, 0.0), |(above, below, n), (a, b)| {
+            (above + a, below + b, n + 1.0)
+        });
     let found: f64 = above / below;
     let off: f64 = parts.map(|(a, b)| (a - found * b).powi(2)).sum();
     let mean: f64 = below / n;
@@ -214,17 +256,28 @@ fn ratio(parts: impl Iterator<Item = (f64, f64)> + Clone) -> (f64, f64) {
 
 /// How many sessions reach a turn.
 pub(super) fn turns_plot(spec: &WorkloadSpec, samples: &[Sample]) -> FitPlot {
-    let shown = spec.classes.iter().map(|class| spec.turns_of(class).max).max();
+    let shown = spec
+        .classes
+        .iter()
+        .map(|class| spec.turns_of(class).max)
+        .max();
     let shown = shown.unwrap_or(1).clamp(2, 20);
-    let lengths: Vec<usize> = sessions(samples).map(|session| session.turns.len()).collect();
+    let lengths: Vec<usize> = sessions(samples)
+        .map(|session| session.turns.len())
+        .collect();
     let total: f64 = spec.classes.iter().map(|class| class.session_share).sum();
     let reach = |k: u32| {
         let reached = lengths.iter().filter(|&&turns| turns >= k as usize).count();
-        (f64::from(k), (reached as f64 / lengths.len().max(1) as f64).max(1e-6))
+        (
+            f64::from(k),
+            (reached as f64 / lengths.len().max(1) as f64).max(1e-6),
+        )
     };
     let wanted = |k: u32| {
         let classes = spec.classes.iter();
-        let share = classes.map(|c| c.session_share * spec.turns_of(c).at_least(k)).sum::<f64>();
+        let share = classes
+            .map(|c| c.session_share * spec.turns_of(c).at_least(k))
+            .sum::<f64>();
         (f64::from(k), (share / total).max(1e-6))
     };
     FitPlot {
@@ -234,7 +287,11 @@ pub(super) fn turns_plot(spec: &WorkloadSpec, samples: &[Sample]) -> FitPlot {
         scales: (FitScale::Linear, FitScale::Log),
         series: vec![
             ("found", FitShape::Line, (1..=shown).map(reach).collect()),
-            ("expected", FitShape::Line, (1..=shown).map(wanted).collect()),
+            (
+                "expected",
+                FitShape::Line,
+                (1..=shown).map(wanted).collect(),
+            ),
         ],
     }
 }

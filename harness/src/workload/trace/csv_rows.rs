@@ -68,7 +68,9 @@ impl<const N: usize> Table<N> {
         let heads = heads.map_err(|error| wrong_line(&file, &error))?;
         let mut places = [0; N];
         for (name, place) in names.iter().zip(&mut places) {
-            let found = heads.iter().position(|head| head.trim_start_matches('\u{feff}') == *name);
+            let found = heads
+                .iter()
+                .position(|head| head.trim_start_matches('\u{feff}') == *name);
             *place = found.ok_or_else(|| {
                 let all: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
                 let here: Vec<&str> = heads.iter().take(12).collect();
@@ -105,7 +107,9 @@ impl<const N: usize> Table<N> {
                 line,
             },
             names: &self.names,
-            values: self.places.map(|place| self.record.get(place).unwrap_or_default()),
+            values: self
+                .places
+                .map(|place| self.record.get(place).unwrap_or_default()),
         }))
     }
 }

@@ -13,8 +13,8 @@ mod source;
 
 use std::collections::BTreeMap;
 
-pub use source::TraceError;
 use source::Source;
+pub use source::TraceError;
 
 /// Requests of a trace at most; what a replay could not hold is not read.
 const MAX_REQUESTS: usize = 5_000_000;

@@ -115,7 +115,8 @@ struct Taken {
 impl Taken {
     fn take(&mut self, saved: Saved) {
         if self.kept.len() >= MAX_CONVERSATIONS {
-            self.counts.leave_out("beyond the first 20,000 conversations");
+            self.counts
+                .leave_out("beyond the first 20,000 conversations");
             return;
         }
         match conversation(saved) {

@@ -72,7 +72,10 @@ impl Source {
         let mut plain = BufReader::with_capacity(1 << 16, File::open(file).map_err(read)?);
         let packed = plain.fill_buf().map_err(read)?.starts_with(&[0x1f, 0x8b]);
         let reader: Box<dyn BufRead> = if packed {
-            Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(plain)))
+            Box::new(BufReader::with_capacity(
+                1 << 16,
+                MultiGzDecoder::new(plain),
+            ))
         } else {
             Box::new(plain)
         };

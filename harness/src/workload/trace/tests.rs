@@ -64,7 +64,11 @@ fn every_format_is_read() {
     let mooncake = read_text(TraceKind::Mooncake, MOONCAKE).expect("it is good");
     assert_eq!(
         short(&mooncake),
-        [(0.0, 700, 50, 0, 0), (3.0, 1500, 60, 1, 0), (9.0, 512, 7, 2, 0)]
+        [
+            (0.0, 700, 50, 0, 0),
+            (3.0, 1500, 60, 1, 0),
+            (9.0, 512, 7, 2, 0)
+        ]
     );
     let second = requests(&mooncake).list[1];
     assert_eq!(requests(&mooncake).blocks(&second), [0, 2, 3]);
@@ -80,7 +84,10 @@ fn every_format_is_read() {
         assert!((found - second_s).abs() < 1e-5, "{found}");
     }
     let burstgpt = read_text(TraceKind::BurstGpt, BURSTGPT).expect("it is good");
-    assert_eq!(short(&burstgpt), [(0.0, 472, 18, 0, 0), (113.0, 417, 276, 1, 0)]);
+    assert_eq!(
+        short(&burstgpt),
+        [(0.0, 472, 18, 0, 0), (113.0, 417, 276, 1, 0)]
+    );
     let with_sessions = BURSTGPT
         .replace("Timestamp,", "Timestamp,Session ID,")
         .replace("\n5,", "\n5,x,")
@@ -92,14 +99,20 @@ fn every_format_is_read() {
 
 #[test]
 fn conversations_are_read_in_both_spellings() {
-    let lines = SHAREGPT.trim().trim_matches(['[', ']']).replace(",\n{\"id", "\n{\"id");
+    let lines = SHAREGPT
+        .trim()
+        .trim_matches(['[', ']'])
+        .replace(",\n{\"id", "\n{\"id");
     for text in [SHAREGPT, &lines] {
         let trace = read_text(TraceKind::ShareGpt, text).expect("it is good");
         let Content::Conversations(found) = &trace.content else {
             panic!("these are conversations")
         };
         assert_eq!(found.len(), 2);
-        assert_eq!(found[0].exchanges, [("你好".to_owned(), "你好呀".to_owned())]);
+        assert_eq!(
+            found[0].exchanges,
+            [("你好".to_owned(), "你好呀".to_owned())]
+        );
         assert_eq!(found[1].system.as_deref(), Some("简短"));
         assert_eq!(found[1].exchanges.len(), 2);
         assert_eq!(trace.left_out["an answer without a message"], 1);
@@ -129,7 +142,9 @@ fn a_window_is_a_part_with_its_own_beginning() {
         short(&part(2.0, 9.5).expect("two are there")),
         [(1.0, 1500, 60, 0, 0), (7.0, 512, 7, 1, 0)]
     );
-    let error = part(100.0, 200.0).expect_err("nothing is there").to_string();
+    let error = part(100.0, 200.0)
+        .expect_err("nothing is there")
+        .to_string();
     assert!(error.contains("no request in the window"), "{error}");
 }
 
@@ -151,7 +166,11 @@ fn mistakes_name_file_line_and_field() {
             MOONCAKE.replace("[0, 2, 3, 4]", "[0, \"x\"]"),
             "line 4: field `hash_ids` is `[0,\"x\"]`; accepted is a list",
         ),
-        (TraceKind::Mooncake, "{\"timestamp\": 0,\n".to_owned(), "line 1: EOF while parsing"),
+        (
+            TraceKind::Mooncake,
+            "{\"timestamp\": 0,\n".to_owned(),
+            "line 1: EOF while parsing",
+        ),
         (
             TraceKind::Bailian,
             BAILIAN.replace("90.0", "\"90\""),
@@ -172,7 +191,11 @@ fn mistakes_name_file_line_and_field() {
             AZURE.replace("2023-11-16 18:15:50", "yesterday"),
             "line 3: field `TIMESTAMP` is `yesterday",
         ),
-        (TraceKind::Azure, AZURE.replace(",44", ",44,9"), "line 2: CSV error"),
+        (
+            TraceKind::Azure,
+            AZURE.replace(",44", ",44,9"),
+            "line 2: CSV error",
+        ),
         (
             TraceKind::BurstGpt,
             BURSTGPT.replace("\n45", "\n-45"),
@@ -183,13 +206,19 @@ fn mistakes_name_file_line_and_field() {
             SHAREGPT.replace("\"value\":\"你好呀\"", "\"words\":\"你好呀\""),
             "line 2: missing field `value`",
         ),
-        (TraceKind::Azure, "TIMESTAMP,ContextTokens,GeneratedTokens\n".to_owned(), "no request"),
+        (
+            TraceKind::Azure,
+            "TIMESTAMP,ContextTokens,GeneratedTokens\n".to_owned(),
+            "no request",
+        ),
     ];
     for (kind, text, expected) in cases {
         let error = read_text(kind, &text).expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}\nlacks: {expected}");
     }
-    let error = read(TraceKind::Azure, "no/such.csv", None).expect_err("no file").to_string();
+    let error = read(TraceKind::Azure, "no/such.csv", None)
+        .expect_err("no file")
+        .to_string();
     assert!(error.contains("no/such.csv"), "{error}");
 }
 
@@ -201,7 +230,10 @@ fn coarse_instants_are_noticed() {
     let text: String = (0..40).map(|index| line(index / 10 * 3000)).collect();
     let trace = read_text(TraceKind::Mooncake, &text).expect("it is good");
     assert_eq!(requests(&trace).step_s, Some(3.0));
-    assert_eq!(requests(&read_text(TraceKind::Azure, AZURE).expect("good")).step_s, None);
+    assert_eq!(
+        requests(&read_text(TraceKind::Azure, AZURE).expect("good")).step_s,
+        None
+    );
 }
 
 /// Real traces, where the data folder is at hand.
@@ -219,15 +251,31 @@ fn published_traces_have_what_is_known_of_them() {
         let path = data.join("traces").join(name);
         read(kind, &path.display().to_string(), None).expect(name)
     };
-    let azure = open(TraceKind::Azure, "azure2023/AzureLLMInferenceTrace_conv.csv");
+    let azure = open(
+        TraceKind::Azure,
+        "azure2023/AzureLLMInferenceTrace_conv.csv",
+    );
     let found = requests(&azure);
     assert_eq!(found.list.len(), 19_366);
-    assert!((found.mean_rate() - 5.53).abs() < 0.01, "{}", found.mean_rate());
-    let mooncake = open(TraceKind::Mooncake, "mooncake/conversation_trace.first11707.jsonl");
+    assert!(
+        (found.mean_rate() - 5.53).abs() < 0.01,
+        "{}",
+        found.mean_rate()
+    );
+    let mooncake = open(
+        TraceKind::Mooncake,
+        "mooncake/conversation_trace.first11707.jsonl",
+    );
     let found = requests(&mooncake);
     let step_s = found.step_s.expect("they share their instants");
     assert!((step_s - 3.0).abs() < 0.01, "{step_s}");
-    assert_eq!(found.list.len() as u64 + mooncake.left_out.values().sum::<u64>(), 11_707);
-    let with_first_block = found.list.iter().filter(|r| found.blocks(r).first() == Some(&0));
+    assert_eq!(
+        found.list.len() as u64 + mooncake.left_out.values().sum::<u64>(),
+        11_707
+    );
+    let with_first_block = found
+        .list
+        .iter()
+        .filter(|r| found.blocks(r).first() == Some(&0));
     assert_eq!(with_first_block.count(), found.list.len());
 }
