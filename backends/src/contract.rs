@@ -1,9 +1,9 @@
 //! The request-level seam: what a backend is asked, and what it answers.
 //!
 //! Invariant: a stream carries at most one [`EventKind::Sent`], then at most one
-//! [`EventKind::Admitted`], then content and events without any, then exactly one [`EventKind::Finished`] or
-//! [`EventKind::Failed`]; instants never decrease. A stream that ends without its last event means
-//! that the backend died, and the reader must count it as failed.
+//! [`EventKind::Admitted`], then content and events without any, then exactly one
+//! [`EventKind::Finished`] or [`EventKind::Failed`]; instants never decrease. A stream that ends
+//! without its last event means that the backend died, and the reader must count it as failed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,9 +1,10 @@
 //! A run in the words of another tool: the same instants, that tool's definitions.
 //!
 //! Tools agree on few of their names: whether an empty role chunk is a first token, whether the
-//! usage chunk or the end of the stream ends a request, whether a gap is one of chunks or of tokens.
-//! Here each tool is a row of such choices, made from its source; the formulas are shared. All of
-//! them count from the send, take finished requests alone and interpolate percentiles linearly.
+//! usage chunk or the end of the stream ends a request, whether a gap is one of chunks or of
+//! tokens. Here each tool is a row of such choices, made from its source; the formulas are shared.
+//! All of them count from the send, take finished requests alone and interpolate percentiles
+//! linearly.
 //!
 //! Invariant: nothing here is a metric of ours, and nothing of ours depends on it. What a tool's
 //! *client* would have measured (its own lateness, lost reads) cannot be had from our instants.

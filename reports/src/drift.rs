@@ -2,11 +2,11 @@
 //!
 //! MSER-5 (White, 1997) takes the means of batches of five in the order of completion and finds the
 //! number of batches that are best left out at the beginning: the one with the least marginal
-//! standard error of what is left. By itself it is not a test: on noise it leaves out a few batches,
-//! and a queue that comes and goes moves it. Here a window is called unsteady only if leaving them
-//! out also changes the figures by more than a tenth, and if blocks of time before and after are
-//! told apart by a rank test (Mann-Whitney). Neighbouring requests share a queue; blocks that are
-//! long against it do not, so a window of few blocks is never called unsteady.
+//! standard error of what is left. By itself it is not a test: on noise it leaves out a few
+//! batches, and a queue that comes and goes moves it. Here a window is called unsteady only if
+//! leaving them out also changes the figures by more than a tenth, and if blocks of time before and
+//! after are told apart by a rank test (Mann-Whitney). Neighbouring requests share a queue; blocks
+//! that are long against it do not, so a window of few blocks is never called unsteady.
 //!
 //! Latencies are taken as logarithms, so that a share is a difference and a tail does not rule.
 //! Invariant: a function of the values and their order alone.

@@ -1,5 +1,5 @@
-//! `weighbridge workloads`: what there is, in a line each or as a file to start from, and whether what
-//! is generated from it fits.
+//! `weighbridge workloads`: what there is, in a line each or as a file to start from, and whether
+//! what is generated from it fits.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,10 +3,13 @@
 //! Traces say which blocks of two prompts are equal, not what is in them. Here every id gets
 //! Chinese phrases of its own, so that equal ids are equal tokens, and prompts that begin with the
 //! same blocks begin with the same tokens. Invariant: the content of an id depends on `(seed, id)`
-//! alone; a shorter cut of a block begins as the longer one does, up to the last phrase or two.
+//! alone.
 //!
-//! Phrases end in punctuation, where tokenizers split words, so the text has (almost always) the
-//! very tokens that an engine is given; a server counts for itself, and the report compares.
+//! An engine in this process is given the blocks and nothing else: what a trace calls a prompt had
+//! its template inside. A server puts its own template around the text, so that is shorter by as
+//! many tokens at its end. Phrases end in punctuation, where tokenizers split words, so the text
+//! has (almost always) the very tokens of the blocks; a server counts for itself, and the report
+//! compares.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use backends::Prompt;
 use models::{ChatTokenizer, Message, Role, Special, TemplateError};
 use rand::Rng;
 
+use super::conversation::template_overhead;
 use super::corpus::{Corpus, Part};
 use crate::random::{Purpose, stream};
 
@@ -26,59 +30,57 @@ const LONGEST: usize = 40;
 const ENDS: &str = "，。！？；：、";
 /// What fills the last gap, best first; one that is a single token is needed.
 const FILLERS: &str = "，。、的一了是不在有";
-/// Stands for the message while the template is rendered.
-const MARK: &str = "\u{E0A5}";
-
 /// Makes prompts out of block ids.
 #[derive(Debug)]
 pub(super) struct BlockText {
     seed: u64,
     /// By number of tokens.
     phrases: Vec<(String, Vec<u32>)>,
-    /// What the chat template puts before and after a lone message.
-    head: Vec<u32>,
-    tail: Vec<u32>,
+    template_tokens: u32,
 }
 
 impl BlockText {
     /// For one tokenizer and seed.
     pub(super) fn new(seed: u64, tokenizer: &Arc<ChatTokenizer>) -> Result<Self, TemplateError> {
-        let message = |content: &str| Message {
-            role: Role::User,
-            content: content.into(),
-        };
-        let rendered = tokenizer.render(&[message(MARK)], true)?;
-        let (head, tail) = rendered.split_once(MARK).unwrap_or((&rendered, ""));
-        let encode = |text: &str| tokenizer.encode(text, Special::Parse);
         Ok(Self {
             seed,
             phrases: phrases(tokenizer),
-            head: encode(head),
-            tail: encode(tail),
+            template_tokens: template_overhead(tokenizer)?.without_system,
         })
     }
 
     /// Tokens that the chat template adds.
     pub(super) fn template_tokens(&self) -> u32 {
-        (self.head.len() + self.tail.len()) as u32
+        self.template_tokens
     }
 
-    /// A prompt of `tokens` tokens, template included, with blocks of `block_tokens` in it. The last
-    /// block is as long as what is left.
+    /// A prompt of `tokens` tokens with blocks of `block_tokens` in it. The last block is as long
+    /// as what is left.
     pub(super) fn prompt(&self, ids: &[u64], block_tokens: u32, tokens: u32) -> Prompt {
-        let (mut found, mut text) = (self.head.clone(), String::new());
-        let mut left = tokens.saturating_sub(self.template_tokens()).max(1) as usize;
+        let mut found = Vec::with_capacity(tokens as usize);
+        let mut text = String::new();
+        let mut left = tokens.saturating_sub(self.template_tokens).max(1) as usize;
         for (place, &id) in ids.iter().enumerate() {
+            let missing = tokens as usize - found.len();
             let last = place + 1 == ids.len();
-            let length = if last {
-                left
+            // A prompt without blocks is one of its own length.
+            let block = if block_tokens == u32::MAX {
+                missing
             } else {
-                left.min(block_tokens as usize)
+                block_tokens as usize
             };
-            self.fill(id, length, &mut found, &mut text);
+            let whole = if last { missing.max(block) } else { block };
+            let phrases = self.fill(id, whole);
+            found.extend(phrases.iter().flat_map(|(_, ids)| ids).take(missing));
+            let length = if last { left } else { left.min(whole) };
+            let shown = if length == whole {
+                phrases
+            } else {
+                self.fill(id, length)
+            };
+            shown.iter().for_each(|(phrase, _)| text.push_str(phrase));
             left -= length;
         }
-        found.extend_from_slice(&self.tail);
         Prompt {
             tokens: found.into(),
             messages: Arc::from([Message {
@@ -88,17 +90,19 @@ impl BlockText {
         }
     }
 
-    fn fill(&self, id: u64, tokens: usize, found: &mut Vec<u32>, text: &mut String) {
+    /// Phrases of so many tokens together, those of an id.
+    fn fill(&self, id: u64, tokens: usize) -> Vec<&(String, Vec<u32>)> {
         let mut rng = stream(self.seed, Purpose::Block, id);
         let mut left = tokens;
+        let mut found = Vec::new();
         while left > 0 {
             let fitting = self.phrases.partition_point(|(_, ids)| ids.len() <= left);
             let chosen = rng.random_range(0..fitting.max(1) as u32);
-            let (phrase, ids) = &self.phrases[chosen as usize];
-            found.extend_from_slice(&ids[..ids.len().min(left)]);
-            text.push_str(phrase);
-            left -= ids.len().min(left);
+            let phrase = &self.phrases[chosen as usize];
+            left -= phrase.1.len().min(left);
+            found.push(phrase);
         }
+        found
     }
 }
 
@@ -173,10 +177,8 @@ mod tests {
                 let prompt = blocks.prompt(&ids, 512, tokens);
                 assert_eq!(prompt.tokens.len() as u32, tokens, "{model}");
                 asked += tokens as usize;
-                encoded += tokenizer
-                    .encode_chat(&prompt.messages)
-                    .expect("it renders")
-                    .len();
+                let chat = tokenizer.encode_chat(&prompt.messages);
+                encoded += chat.expect("it renders").len();
             }
             let miss = (asked as f64 / encoded as f64 - 1.0).abs();
             assert!(
@@ -190,20 +192,21 @@ mod tests {
         #[test]
         fn equal_blocks_are_equal_tokens_and_other_ones_are_not(
             shared in prop::collection::vec(0..1000_u64, 1..6),
-            extra in 1..500_u32,
+            extra in 1..64_u32,
         ) {
             let (blocks, _) = text_of("ref-tiny", 3).expect("made in memory");
-            let head = blocks.head.len();
-            let tokens = 64 * shared.len() as u32 + extra + blocks.template_tokens();
-            let with = |last: u64| {
+            let with = |last: u64, extra: u32| {
                 let ids: Vec<u64> = shared.iter().copied().chain([last]).collect();
-                blocks.prompt(&ids, 64, tokens).tokens
+                blocks.prompt(&ids, 64, 64 * shared.len() as u32 + extra).tokens
             };
-            let (one, other) = (with(5_000), with(6_000));
+            let (one, other) = (with(5_000, extra), with(6_000, extra));
             let equal = one.iter().zip(other.iter()).take_while(|(a, b)| a == b).count();
-            prop_assert!(equal >= head + 64 * shared.len());
-            prop_assert!(equal <= head + 64 * shared.len() + LONGEST + blocks.tail.len() + 1);
-            prop_assert_eq!(&one, &with(5_000));
+            prop_assert!(equal >= 64 * shared.len());
+            prop_assert!(equal <= 64 * shared.len() + LONGEST);
+            prop_assert_eq!(&one, &with(5_000, extra));
+            // A block that is cut begins as the whole one does.
+            let (cut, whole) = (with(5_000, extra.min(63)), with(5_000, 64));
+            prop_assert!(whole.starts_with(&cut));
         }
     }
 }

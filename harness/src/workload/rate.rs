@@ -1,9 +1,9 @@
 //! How the rate changes over a run: hours of a day, slow drift, spikes.
 //!
-//! A [`RateShape`] is what a workload file says; a [`RateCurve`] is what one run makes of it, as the
-//! operational time `Λ(t)`: the seconds at the base rate that have as many arrivals as there are
-//! until `t`. Arrivals are drawn in operational time and mapped back, so a process keeps its law of
-//! gaps whatever the rate does.
+//! A [`RateShape`] is what a workload file says; a [`RateCurve`] is what one run makes of it, as
+//! the operational time `Λ(t)`: the seconds at the base rate that have as many arrivals as there
+//! are until `t`. Arrivals are drawn in operational time and mapped back, so a process keeps its
+//! law of gaps whatever the rate does.
 //!
 //! Invariant: `Λ` rises strictly, and is a function of (shape, seed, span) alone. Only the rate is
 //! compressed by `time_scale`; think times and lengths are not known here.

@@ -12,7 +12,7 @@ fn bailian(lines: u64) -> String {
         let (root, turn) = (index - index % 3, index % 3 + 1);
         let mut ids = vec![0, 1];
         ids.extend((0..2 * turn).map(|block| 100 * root + block + 10));
-        let input = 16 * ids.len() as u64 - 5;
+        let input = 16 * ids.len() as u64;
         format!(
             "{{\"chat_id\":{chat},\"parent_chat_id\":{parent},\"timestamp\":{:.2},\
              \"input_length\":{input},\"output_length\":8,\"type\":\"text\",\"turn\":{turn},\
@@ -42,7 +42,7 @@ fn a_trace_is_replayed_at_its_instants_with_its_lengths_and_its_prefixes() {
         let blocks = 2 + 2 * (index % 3 + 1);
         assert_eq!(
             (record.input_tokens, record.output_tokens),
-            (16 * blocks - 5, 8)
+            (16 * blocks, 8)
         );
         assert_eq!(u64::from(record.turn), index % 3);
     }
@@ -109,7 +109,7 @@ fn what_does_not_fit_the_model_is_left_out_and_counted() {
     sandbox
         .run_line(&format!("{line} --context-limit 350 --out out"))
         .ends_with(0)
-        .says("1 longer than 350 tokens");
+        .says("2 longer than 350 tokens");
 }
 
 #[test]

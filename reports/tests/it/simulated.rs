@@ -1,8 +1,8 @@
 //! The verdict on simulated queues: how often a good run is called bad, and a bad one good.
 //!
-//! Requests come by a Poisson process, or from users who think, to a server with so many places that
-//! takes them in order. Nothing here is a run of ours; it is the simplest system that has a queue,
-//! so that what is right is known.
+//! Requests come by a Poisson process, or from users who think, to a server with so many places
+//! that takes them in order. Nothing here is a run of ours; it is the simplest system that has a
+//! queue, so that what is right is known.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,7 +1,7 @@
 //! Does a generated load fit its specification? What `workloads check` runs.
 //!
-//! A [`Sample`] is made by the very code that makes a run's schedule, text aside; the tests know the
-//! specification alone. Gaps are tested in operational time, lengths by randomised probability
+//! A [`Sample`] is made by the very code that makes a run's schedule, text aside; the tests know
+//! the specification alone. Gaps are tested in operational time, lengths by randomised probability
 //! integral transforms: a value is replaced by a uniform draw from the probability it stands for,
 //! so that rounding and clipping, which would fail any naive test, are part of the law. All samples
 //! of all seeds are tested together.

@@ -2,8 +2,8 @@
 //!
 //! A trace is read once, line by line, gzip or plain, and only what a replay needs is kept: a few
 //! numbers for each request and one list of block ids for all of them. Invariant: a trace that
-//! [`read`] returns is in the order of its instants, which count from its first record (or from
-//! the start of the window); what was not taken over is counted by reason, never dropped in silence.
+//! [`read`] returns is in the order of its instants, which count from its first record (or from the
+//! start of the window); what was not taken over is counted by reason, never dropped in silence.
 //! What it does not do: make text, or know of models; see [`super::replay`].
 
 mod csv_rows;
