@@ -125,6 +125,7 @@ pub struct Accumulator {
 
 /// A request that finished, for the order of completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::struct_field_names, reason = "units are part of names")]
 struct Completed {
     end_ns: u64,
     ttft_ns: u64,

@@ -17,6 +17,9 @@ use serde::Serialize;
 use crate::accumulate::{SECOND_NS, Window};
 use crate::record::{Outcome, RequestRecord};
 
+use Formula::{Gaps, Span, SpanPerLaterToken, SpanPerToken, TokenGaps};
+use Mark::{End, FirstChoice, FirstContent, LastChoice, LastContent, LastData, Sent};
+
 /// Another tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -157,93 +160,75 @@ struct Definition {
     requests: Counted,
 }
 
+const VLLM: &[Named] = &[
+    ("TTFT", Span(Sent, FirstChoice)),
+    ("TPOT", SpanPerLaterToken(FirstChoice, LastChoice)),
+    ("ITL", Gaps(Events::Choices)),
+    ("E2EL", Span(Sent, LastChoice)),
+];
+const SGLANG: &[Named] = &[
+    ("TTFT", Span(Sent, FirstContent)),
+    ("TPOT", SpanPerLaterToken(FirstContent, End)),
+    ("ITL", Gaps(Events::Content)),
+    ("E2E latency", Span(Sent, End)),
+];
+const AIPERF: &[Named] = &[
+    ("time to first token", Span(Sent, FirstContent)),
+    (
+        "inter token latency",
+        SpanPerLaterToken(FirstContent, LastContent),
+    ),
+    ("request latency", Span(Sent, LastContent)),
+];
+const GUIDELLM: &[Named] = &[
+    ("TTFT", Span(Sent, FirstContent)),
+    ("ITL", SpanPerLaterToken(FirstContent, LastContent)),
+    ("TPOT", SpanPerToken(Sent, LastContent)),
+    ("request latency", Span(Sent, End)),
+];
+const LLMPERF: &[Named] = &[
+    ("ttft", Span(Sent, FirstContent)),
+    ("inter token latency", SpanPerToken(Sent, LastContent)),
+    ("end to end latency", Span(Sent, End)),
+];
+const INFERENCE_PERF: &[Named] = &[
+    ("time to first token", Span(Sent, FirstContent)),
+    (
+        "time per output token",
+        SpanPerLaterToken(FirstContent, LastContent),
+    ),
+    ("inter token latency", TokenGaps),
+    ("normalized time per output token", SpanPerToken(Sent, End)),
+    ("request latency", Span(Sent, End)),
+];
+const EVALSCOPE: &[Named] = &[
+    ("TTFT", Span(Sent, FirstChoice)),
+    ("TPOT", SpanPerLaterToken(FirstChoice, LastData)),
+    ("ITL", Gaps(Events::Choices)),
+    ("latency", Span(Sent, LastData)),
+];
+const AISBENCH: &[Named] = &[
+    ("TTFT", Span(Sent, FirstChoice)),
+    ("TPOT", SpanPerLaterToken(FirstChoice, LastData)),
+    ("ITL", Gaps(Events::Data)),
+    ("E2EL", Span(Sent, LastData)),
+];
+
 impl Dialect {
     fn definition(self) -> Definition {
-        use Formula::{Gaps, Span, SpanPerLaterToken, SpanPerToken, TokenGaps};
-        use Mark::{End, FirstChoice, FirstContent, LastChoice, LastContent, LastData, Sent};
-        let (figures, until): (&'static [Named], Mark) = match self {
-            Self::Vllm => (
-                &[
-                    ("TTFT", Span(Sent, FirstChoice)),
-                    ("TPOT", SpanPerLaterToken(FirstChoice, LastChoice)),
-                    ("ITL", Gaps(Events::Choices)),
-                    ("E2EL", Span(Sent, LastChoice)),
-                ],
-                End,
-            ),
-            Self::Sglang => (
-                &[
-                    ("TTFT", Span(Sent, FirstContent)),
-                    ("TPOT", SpanPerLaterToken(FirstContent, End)),
-                    ("ITL", Gaps(Events::Content)),
-                    ("E2E latency", Span(Sent, End)),
-                ],
-                End,
-            ),
-            Self::Aiperf | Self::GenaiPerf => (
-                &[
-                    ("time to first token", Span(Sent, FirstContent)),
-                    (
-                        "inter token latency",
-                        SpanPerLaterToken(FirstContent, LastContent),
-                    ),
-                    ("request latency", Span(Sent, LastContent)),
-                ],
-                LastContent,
-            ),
-            Self::Guidellm => (
-                &[
-                    ("TTFT", Span(Sent, FirstContent)),
-                    ("ITL", SpanPerLaterToken(FirstContent, LastContent)),
-                    ("TPOT", SpanPerToken(Sent, LastContent)),
-                    ("request latency", Span(Sent, End)),
-                ],
-                End,
-            ),
-            Self::Llmperf => (
-                &[
-                    ("ttft", Span(Sent, FirstContent)),
-                    ("inter token latency", SpanPerToken(Sent, LastContent)),
-                    ("end to end latency", Span(Sent, End)),
-                ],
-                End,
-            ),
-            Self::InferencePerf => (
-                &[
-                    ("time to first token", Span(Sent, FirstContent)),
-                    (
-                        "time per output token",
-                        SpanPerLaterToken(FirstContent, LastContent),
-                    ),
-                    ("inter token latency", TokenGaps),
-                    ("normalized time per output token", SpanPerToken(Sent, End)),
-                    ("request latency", Span(Sent, End)),
-                ],
-                End,
-            ),
-            Self::Evalscope => (
-                &[
-                    ("TTFT", Span(Sent, FirstChoice)),
-                    ("TPOT", SpanPerLaterToken(FirstChoice, LastData)),
-                    ("ITL", Gaps(Events::Choices)),
-                    ("latency", Span(Sent, LastData)),
-                ],
-                End,
-            ),
-            Self::Aisbench => (
-                &[
-                    ("TTFT", Span(Sent, FirstChoice)),
-                    ("TPOT", SpanPerLaterToken(FirstChoice, LastData)),
-                    ("ITL", Gaps(Events::Data)),
-                    ("E2EL", Span(Sent, LastData)),
-                ],
-                End,
-            ),
+        let (figures, until) = match self {
+            Self::Vllm => (VLLM, End),
+            Self::Sglang => (SGLANG, End),
+            Self::Aiperf | Self::GenaiPerf => (AIPERF, LastContent),
+            Self::Guidellm => (GUIDELLM, End),
+            Self::Llmperf => (LLMPERF, End),
+            Self::InferencePerf => (INFERENCE_PERF, End),
+            Self::Evalscope => (EVALSCOPE, End),
+            Self::Aisbench => (AISBENCH, End),
         };
-        let requests = if self == Self::GenaiPerf {
-            Counted::All
-        } else {
-            Counted::Finished
+        let requests = match self {
+            Self::GenaiPerf => Counted::All,
+            _ => Counted::Finished,
         };
         Definition {
             figures,
@@ -289,19 +274,19 @@ fn add_values(record: &RequestRecord, formula: Formula, values: &mut Vec<f64>) {
     };
     let tokens = record.output_tokens as f64;
     match formula {
-        Formula::Span(from, to) => values.extend(span(from, to)),
-        Formula::SpanPerToken(from, to) if tokens > 0.0 => {
+        Span(from, to) => values.extend(span(from, to)),
+        SpanPerToken(from, to) if tokens > 0.0 => {
             values.extend(span(from, to).map(|span| span / tokens));
         }
-        Formula::SpanPerLaterToken(from, to) if tokens > 1.0 => {
+        SpanPerLaterToken(from, to) if tokens > 1.0 => {
             values.extend(span(from, to).map(|span| span / (tokens - 1.0)));
         }
-        Formula::SpanPerToken(..) | Formula::SpanPerLaterToken(..) => {}
-        Formula::Gaps(events) => {
+        SpanPerToken(..) | SpanPerLaterToken(..) => {}
+        Gaps(events) => {
             let instants = events_ns(record, events);
             values.extend(instants.windows(2).map(|pair| (pair[1] - pair[0]) as f64));
         }
-        Formula::TokenGaps => {
+        TokenGaps => {
             let mut before = None;
             for (&at, &tokens) in record.chunk_ns.iter().zip(&record.chunk_tokens) {
                 let gap = before.map(|before| at.saturating_sub(before) as f64);

@@ -2,12 +2,12 @@
 //!
 //! Invariant: a fit passes exactly when each of its checks does. Tests with a p-value share one
 //! chance of a false alarm, [`FALSE_ALARM`], evenly (Bonferroni), so a right generator fails one
-//! check of a hundred at most, however many tests there are.
+//! check of a thousand at most, however many tests there are.
 
 use serde::Serialize;
 
 /// Chance that a right generator fails.
-pub const FALSE_ALARM: f64 = 0.01;
+pub const FALSE_ALARM: f64 = 0.001;
 
 /// What a check rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -97,9 +97,12 @@ pub struct FitPlot {
     pub caption: String,
     /// The axes.
     pub scales: (FitScale, FitScale),
-    /// Name, shape and points; four at most.
-    pub series: Vec<(&'static str, FitShape, Vec<(f64, f64)>)>,
+    /// Four at most.
+    pub series: Vec<FitSeries>,
 }
+
+/// A series of a plot: its name, its shape and its points.
+pub type FitSeries = (&'static str, FitShape, Vec<(f64, f64)>);
 
 /// Everything that was found.
 #[derive(Debug, Clone, PartialEq, Serialize)]

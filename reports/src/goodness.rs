@@ -19,6 +19,15 @@ pub struct Test {
     pub p: f64,
 }
 
+impl Test {
+    /// The same as the worst of so many tests, which is likelier to be bad than one.
+    #[must_use]
+    pub fn worst_of(self, tests: usize) -> Self {
+        let p = 1.0 - (1.0 - self.p).powf(tests as f64);
+        Self { p, ..self }
+    }
+}
+
 /// `P(X ≤ x)` of a gamma law.
 pub fn gamma_cdf(x: f64, shape: f64, scale: f64) -> f64 {
     if x <= 0.0 {
@@ -85,8 +94,8 @@ fn kolmogorov_p(value: f64) -> f64 {
         return 1.0;
     }
     let term = |k: i32| {
+        let sign = if k % 2 == 1 { 2.0 } else { -2.0 };
         let k = f64::from(k);
-        let sign = if k % 2.0 == 1.0 { 2.0 } else { -2.0 };
         sign * (-2.0 * k * k * value * value).exp()
     };
     (1..=100).map(term).sum::<f64>().clamp(0.0, 1.0)
@@ -159,9 +168,9 @@ fn ranks(values: &[f64]) -> Vec<f64> {
         let value = values[order[from]];
         let equal = order[from..]
             .iter()
-            .take_while(|&&at| values[at] == value)
+            .take_while(|&&at| values[at].total_cmp(&value).is_eq())
             .count();
-        let mean = from as f64 + (equal as f64 + 1.0) / 2.0;
+        let mean = from as f64 + f64::midpoint(equal as f64, 1.0);
         order[from..from + equal]
             .iter()
             .for_each(|&at| ranks[at] = mean);

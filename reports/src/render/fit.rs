@@ -51,7 +51,7 @@ pub(super) fn terminal(fit: &Fit, style: Style) -> String {
     }
     let _ = writeln!(
         text,
-        "\nA test fails below p = {:.1e}; a right generator fails one check in a hundred.",
+        "\nA test fails below p = {:.1e}; a right generator fails one check in a thousand.",
         fit.threshold
     );
     text

@@ -24,90 +24,92 @@ fn means(dialect: Dialect) -> Vec<(&'static str, f64)> {
         .collect()
 }
 
+/// What each tool would say of the golden stream, in milliseconds.
+const GOLDEN: [(Dialect, &[(&str, f64)]); 9] = [
+    (
+        Dialect::Vllm,
+        &[
+            ("TTFT", 40.0),
+            ("TPOT", 15.56),
+            ("ITL", 28.0),
+            ("E2EL", 180.0),
+        ],
+    ),
+    (
+        Dialect::Sglang,
+        &[
+            ("TTFT", 100.0),
+            ("TPOT", 10.11),
+            ("ITL", 20.0),
+            ("E2E latency", 191.0),
+        ],
+    ),
+    (
+        Dialect::Aiperf,
+        &[
+            ("time to first token", 100.0),
+            ("inter token latency", 8.89),
+            ("request latency", 180.0),
+        ],
+    ),
+    (
+        Dialect::Guidellm,
+        &[
+            ("TTFT", 100.0),
+            ("ITL", 8.89),
+            ("TPOT", 18.0),
+            ("request latency", 191.0),
+        ],
+    ),
+    (
+        Dialect::GenaiPerf,
+        &[
+            ("time to first token", 100.0),
+            ("inter token latency", 8.89),
+            ("request latency", 180.0),
+        ],
+    ),
+    (
+        Dialect::Llmperf,
+        &[
+            ("ttft", 100.0),
+            ("inter token latency", 18.0),
+            ("end to end latency", 191.0),
+        ],
+    ),
+    (
+        Dialect::InferencePerf,
+        &[
+            ("time to first token", 100.0),
+            ("time per output token", 8.89),
+            ("inter token latency", 8.89),
+            ("normalized time per output token", 19.1),
+            ("request latency", 191.0),
+        ],
+    ),
+    (
+        Dialect::Evalscope,
+        &[
+            ("TTFT", 40.0),
+            ("TPOT", 16.67),
+            ("ITL", 28.0),
+            ("latency", 190.0),
+        ],
+    ),
+    (
+        Dialect::Aisbench,
+        &[
+            ("TTFT", 40.0),
+            ("TPOT", 16.67),
+            ("ITL", 25.0),
+            ("E2EL", 190.0),
+        ],
+    ),
+];
+
 #[test]
 fn the_golden_stream_has_the_figures_that_each_tool_would_give() {
-    let cases: [(Dialect, &[(&str, f64)]); 9] = [
-        (
-            Dialect::Vllm,
-            &[
-                ("TTFT", 40.0),
-                ("TPOT", 15.56),
-                ("ITL", 28.0),
-                ("E2EL", 180.0),
-            ],
-        ),
-        (
-            Dialect::Sglang,
-            &[
-                ("TTFT", 100.0),
-                ("TPOT", 10.11),
-                ("ITL", 20.0),
-                ("E2E latency", 191.0),
-            ],
-        ),
-        (
-            Dialect::Aiperf,
-            &[
-                ("time to first token", 100.0),
-                ("inter token latency", 8.89),
-                ("request latency", 180.0),
-            ],
-        ),
-        (
-            Dialect::Guidellm,
-            &[
-                ("TTFT", 100.0),
-                ("ITL", 8.89),
-                ("TPOT", 18.0),
-                ("request latency", 191.0),
-            ],
-        ),
-        (
-            Dialect::GenaiPerf,
-            &[
-                ("time to first token", 100.0),
-                ("inter token latency", 8.89),
-                ("request latency", 180.0),
-            ],
-        ),
-        (
-            Dialect::Llmperf,
-            &[
-                ("ttft", 100.0),
-                ("inter token latency", 18.0),
-                ("end to end latency", 191.0),
-            ],
-        ),
-        (
-            Dialect::InferencePerf,
-            &[
-                ("time to first token", 100.0),
-                ("time per output token", 8.89),
-                ("inter token latency", 8.89),
-                ("normalized time per output token", 19.1),
-                ("request latency", 191.0),
-            ],
-        ),
-        (
-            Dialect::Evalscope,
-            &[
-                ("TTFT", 40.0),
-                ("TPOT", 16.67),
-                ("ITL", 28.0),
-                ("latency", 190.0),
-            ],
-        ),
-        (
-            Dialect::Aisbench,
-            &[
-                ("TTFT", 40.0),
-                ("TPOT", 16.67),
-                ("ITL", 25.0),
-                ("E2EL", 190.0),
-            ],
-        ),
-    ];
-    for (dialect, expected) in cases {
+    for (dialect, expected) in GOLDEN {
         assert_eq!(means(dialect), expected, "{dialect}");
     }
     let gaps = &of(Dialect::InferencePerf).metrics[2];

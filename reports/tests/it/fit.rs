@@ -38,7 +38,7 @@ fn fit(checks: Vec<Check>) -> Fit {
 #[test]
 fn the_chance_of_a_false_alarm_is_shared() {
     let many = |p| fit((0..50).map(|_| check("x", Evidence::P(p))).collect());
-    assert!(many(0.000_3).passed && !many(0.000_1).passed);
+    assert!(many(0.000_03).passed && !many(0.000_01).passed);
     assert!(
         !fit(vec![
             check("a", Evidence::P(0.5)),

@@ -228,8 +228,8 @@ pub(super) fn checks(found: &Transforms) -> Vec<Check> {
             .min_by(|a, b| a.1.p.total_cmp(&b.1.p));
         if let Some((class, test)) = worst.filter(|_| classes.len() > 1) {
             // The worst of several is worse than one.
-            let p = 1.0 - (1.0 - test.p).powi(classes.len() as i32);
-            checks.push(fit(format!("{name}, worst: {class}"), Test { p, ..test }));
+            let test = test.worst_of(classes.len());
+            checks.push(fit(format!("{name}, worst: {class}"), test));
         }
     }
     let worst = found.shares.iter().map(|(name, hits, all, share)| {
@@ -237,7 +237,7 @@ pub(super) fn checks(found: &Transforms) -> Vec<Check> {
         (name, test, share)
     });
     if let Some((name, test, share)) = worst.min_by(|a, b| a.1.p.total_cmp(&b.1.p)) {
-        let p = 1.0 - (1.0 - test.p).powi(found.shares.len() as i32);
+        let p = test.worst_of(found.shares.len()).p;
         let figures = (format!("{:.4}", test.statistic), format!("{share}"));
         let what = format!("shares, worst: {name}");
         checks.push(Check::new(GROUP, what, figures, Evidence::P(p)));

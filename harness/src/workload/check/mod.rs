@@ -20,7 +20,7 @@ use reports::fit::{Check, Fact, Fit};
 use super::rate::RateCurve;
 use super::schedule::{OpenLoad, Pace, curve, session_starts};
 use super::session::{
-    PromptPlan, SessionPlan, TemplateOverhead, held_tokens, plan_prompts, plan_session,
+    PromptPlan, SessionPlan, TemplateOverhead, TurnPlan, held_tokens, plan_prompts, plan_session,
 };
 use super::spec::WorkloadSpec;
 use crate::arrivals::Arrivals;
@@ -64,6 +64,11 @@ pub struct Sample {
 impl Sample {
     /// The schedule of `sessions` sessions, more or less, as a run would have it.
     pub fn generate(spec: &WorkloadSpec, options: &CheckOptions, seed: u64) -> Self {
+        // A check has no use for sessions that began before it.
+        let spec = &WorkloadSpec {
+            start_in_steady_state: false,
+            ..spec.clone()
+        };
         let share = options.sessions as f64 / options.seeds.len().max(1) as f64;
         let end_s = (share * spec.mean_turns() / options.rate).max(1.0);
         let curve = curve(spec, seed, spec.warmup_s, end_s);
@@ -154,7 +159,7 @@ impl Prompts {
         for session in samples.iter().flat_map(|sample| &sample.sessions) {
             let mut session = session.clone();
             let prompts = plan_prompts(spec, &mut session, OVERHEAD);
-            let received = session.turns.iter().map(|turn| turn.received_tokens());
+            let received = session.turns.iter().map(TurnPlan::received_tokens);
             let turns: Vec<_> = prompts.into_iter().zip(received).collect();
             held.push(held_tokens(spec, &turns));
             sessions.push(turns);

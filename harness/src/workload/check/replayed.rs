@@ -123,9 +123,9 @@ fn made(replay: &Replay, schedule: &Schedule) -> Vec<Check> {
 fn prefixes(tokens: &[u32]) -> Vec<[u8; 32]> {
     let mut digest = Sha256::new();
     let longer = tokens.chunks_exact(STRIDE).map(|stride| {
-        stride
-            .iter()
-            .for_each(|token| digest.update(token.to_le_bytes()));
+        for token in stride {
+            digest.update(token.to_le_bytes());
+        }
         digest.clone().finalize().into()
     });
     longer.collect()

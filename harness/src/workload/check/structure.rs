@@ -69,7 +69,7 @@ fn turns(spec: &WorkloadSpec, samples: &[Sample]) -> Check {
             worst = fit;
         }
     }
-    worst.p = 1.0 - (1.0 - worst.p).powi(spec.classes.len() as i32);
+    let worst = worst.worst_of(spec.classes.len());
     law(GROUP, "turns of a session, worst class".into(), worst, "χ²")
 }
 
@@ -141,7 +141,7 @@ fn dependence(spec: &WorkloadSpec, samples: &[Sample]) -> Vec<Check> {
             }
         }
         checks.extend(worst.map(|(class, test, count)| {
-            let p = 1.0 - (1.0 - test.p).powi(spec.classes.len() as i32);
+            let p = test.worst_of(spec.classes.len()).p;
             let figures = (
                 format!("{:.4}", test.statistic),
                 plus_minus(0.0, 1.0 / (count as f64).sqrt()),
@@ -175,9 +175,9 @@ fn successive(spec: &WorkloadSpec, samples: &[Sample]) -> Option<Check> {
     let tests: Vec<_> = tests
         .map(|(class, pairs)| (*class, spearman(pairs), pairs.len()))
         .collect();
-    let count = tests.len() as i32;
+    let count = tests.len();
     let (class, test, pairs) = tests.into_iter().min_by(|a, b| a.1.p.total_cmp(&b.1.p))?;
-    let p = 1.0 - (1.0 - test.p).powi(count);
+    let p = test.worst_of(count).p;
     let figures = (
         format!("{:.4}", test.statistic),
         plus_minus(0.0, 1.0 / (pairs as f64).sqrt()),

@@ -53,9 +53,9 @@ fn a_right_generator_passes_for_other_seeds_too() {
         };
         !check_spec(&spec, &options).passed
     });
-    // One in a hundred may fail; of twenty more than two do so once in a thousand times.
+    // One in a thousand may fail; of twenty more than one do so once in five thousand times.
     let alarms: Vec<u64> = alarms.collect();
-    assert!(alarms.len() <= 2, "{alarms:?}");
+    assert!(alarms.len() <= 1, "{alarms:?}");
 }
 
 /// Checks samples that were made by a wrong generator.
@@ -105,25 +105,20 @@ fn one_uniform_for_all_fields_fails() {
 
 #[test]
 fn gaps_scaled_to_the_exact_sum_fail() {
+    let spec = spec::load("doubao-chat").expect("built in");
     let failed = wrong(|sample| {
-        let (from, to) = sample.span_s;
-        let wanted = sample.curve.operational_s(to) / sample.starts_s.len() as f64;
         // As many as the rate says, the last of them exactly at the end.
-        let session_rate = 1.0 / spec::load("doubao-chat").expect("built in").mean_turns();
-        let count = (session_rate * (to - from)).round() as usize;
-        assert!(wanted > 0.0);
+        let (from, to) = sample.span_s;
+        let count = (spec.rate / spec.mean_turns() * (to - from)).round() as usize;
+        let mut last = *sample.starts_s.last().expect("there are some");
         while sample.starts_s.len() < count {
-            let last = *sample.starts_s.last().expect("there are some");
-            sample.starts_s.push(last + (to - from) / count as f64);
-            let again = sample.sessions[0].clone();
-            sample.sessions.push(again);
+            last += (to - from) / count as f64;
+            sample.starts_s.push(last);
         }
         sample.starts_s.truncate(count);
-        sample.sessions.truncate(count);
-        let last = sample.starts_s[count - 1];
-        for start in &mut sample.starts_s {
-            *start = from + (*start - from) * (to - from) / (last - from);
-        }
+        let scale = (to - from) / (sample.starts_s[count - 1] - from);
+        let moved = |start: &mut f64| *start = from + (*start - from) * scale;
+        sample.starts_s.iter_mut().for_each(moved);
     });
     assert!(
         failed
@@ -192,7 +187,7 @@ fn other_mistakes_are_found_where_they_are() {
         impatient.iter().any(|what| what.starts_with("pauses")),
         "{impatient:#?}"
     );
-    let thinned = |session: &SessionPlan| session.index % 4 != 0 || session.class != 1;
+    let thinned = |session: &SessionPlan| !session.index.is_multiple_of(4) || session.class != 1;
     let one_class = wrong(|sample| sample.sessions.retain(thinned));
     assert!(
         one_class
