@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::{LoadKind, Places};
+use super::{LoadKind, MAX_REQUESTS, Places};
 use crate::arrivals::Arrivals;
 use crate::scenario::Scenario;
 use crate::units::{parse_duration, parse_window};
@@ -41,6 +41,14 @@ pub(super) fn resolve(scenario: &Scenario, places: &Places<'_>) -> Result<Resolv
         None => Workload::Generated(Box::new(generated(scenario, places, name)?)),
     };
     let load = load_of(scenario, places, &workload)?;
+    if let (LoadKind::Replay(_), Some(requests)) = (load, requests_of(&workload)) {
+        let count = requests.list.len();
+        ensure!(
+            count as f64 <= MAX_REQUESTS,
+            "`--workload` {name} has {count} requests; accepted are {MAX_REQUESTS:.0} in one \
+             run\n\nhint: `--window` plays a part of it"
+        );
+    }
     let (warmup_s, duration_s, drain_s) = times(scenario, places, &workload, load)?;
     Ok(Resolved {
         workload,

@@ -38,7 +38,7 @@ struct Run {
     slowness: fn(f64) -> f64,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Load {
     /// Share of the server's capacity.
     Open(f64),
@@ -201,8 +201,10 @@ fn always(_: f64) -> f64 {
 
 #[test]
 fn a_steady_run_is_valid() {
-    // At most four of a hundred of each kind were INVALID when this was made; two of 25 are half as
-    // likely again. A server at 80 % of its capacity has queues that come and go for a minute.
+    // A server at 80 % of its capacity has queues that come and go for a minute. More seeds than
+    // these say more: `WEIGHBRIDGE_SEEDS=400 cargo test -p reports steady -- --nocapture`.
+    let seeds = std::env::var("WEIGHBRIDGE_SEEDS").map(|seeds| seeds.parse());
+    let seeds = seeds.unwrap_or(Ok(25)).expect("a number of seeds");
     for (window_s, load) in [
         (60.0, Load::Open(0.5)),
         (60.0, Load::Open(0.8)),
@@ -210,8 +212,10 @@ fn a_steady_run_is_valid() {
         (60.0, Load::Users(12)),
         (300.0, Load::Users(40)),
     ] {
-        let found = invalid(25, window_s, load, always);
-        assert!(found.len() <= 2, "{} of 25: {found:#?}", found.len());
+        let found = invalid(seeds, window_s, load, always);
+        println!("{} of {seeds} at {load:?} for {window_s} s", found.len());
+        let allowed = (seeds / 25).max(2) as usize;
+        assert!(found.len() <= allowed, "{found:#?}");
     }
 }
 
