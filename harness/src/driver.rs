@@ -25,7 +25,8 @@ use tokio::task::JoinSet;
 use crate::plan::TokenizerKind;
 use crate::recorder::Recorder;
 use crate::workload::conversation::{Conversation, Reply};
-use crate::workload::schedule::{Session, SessionMaker, Turn};
+use crate::workload::schedule::{Session, Turn};
+use crate::workload::source::SessionSource;
 
 /// Nobody reads an answer and asks on in less.
 const SHORTEST_PAUSE_S: f64 = 1.0;
@@ -70,7 +71,7 @@ pub enum Load {
 /// Runs the load to its end, or until `stop` turns true.
 pub async fn run(
     backend: Arc<dyn Backend>,
-    maker: Arc<SessionMaker>,
+    source: Arc<SessionSource>,
     tokenizer: Arc<ChatTokenizer>,
     plan: LoadPlan,
     recorder: Recorder,
@@ -89,7 +90,7 @@ pub async fn run(
     let mut seat = Seat {
         clock: backend.clock().clone(),
         backend,
-        maker,
+        source,
         tokenizer,
         recorder,
         stop,
@@ -169,7 +170,7 @@ enum Due {
 struct Seat {
     clock: Clock,
     backend: Arc<dyn Backend>,
-    maker: Arc<SessionMaker>,
+    source: Arc<SessionSource>,
     tokenizer: Arc<ChatTokenizer>,
     recorder: Recorder,
     stop: watch::Receiver<bool>,
@@ -214,7 +215,7 @@ impl Seat {
     async fn hold_closed(mut self, user: u64, users: u64, start: Nanos) {
         let mut intended = start;
         for index in (user..).step_by(users.max(1) as usize) {
-            let session = self.maker.make_closed(index);
+            let session = self.source.make_closed(index);
             let mut talk = begin(&self.tokenizer, &session);
             for turn in &session.turns {
                 if intended >= self.end {
@@ -246,7 +247,7 @@ impl Seat {
         due: Due,
     ) -> Option<()> {
         // The prompt is ready before its instant, so that making it costs the request nothing.
-        let prompt = match talk.prompt(turn.prompt.first_turn, &turn.injected, &turn.user) {
+        let prompt = match self.source.prompt(talk, turn) {
             Ok(prompt) => prompt,
             Err(error) => {
                 record.outcome = Outcome::Engine;
@@ -367,6 +368,8 @@ fn new_record(id: u64, session: &Session, turn: &Turn, intended: Nanos) -> Reque
         admitted_ns: None,
         chunk_ns: Vec::new(),
         chunk_tokens: Vec::new(),
+        bare_ns: Vec::new(),
+        usage_ns: None,
         end_ns: None,
         outcome: Outcome::Unfinished,
         input_tokens: u64::from(turn.prompt.prompt_tokens),
@@ -418,6 +421,8 @@ impl Answer {
                 self.coalesced += u64::from(coalesced);
                 self.reply.text.push_str(&text);
             }
+            EventKind::Bare => self.record.bare_ns.push(at.0),
+            EventKind::UsageOnly => self.record.usage_ns = Some(at.0),
             EventKind::Finished { reason, usage } => {
                 self.record.finish = Some(finish_of(reason));
                 self.note_usage(usage);

@@ -428,12 +428,21 @@ impl<'a> Answer<'a> {
                 text: chunk.text,
                 coalesced,
             };
-            drop(self.events.send(Event {
-                at: self.read_at,
-                kind,
-            }));
+            self.send(kind);
+        } else if chunk.has_choice {
+            self.send(EventKind::Bare);
+        } else if chunk.usage.is_some() {
+            self.send(EventKind::UsageOnly);
         }
         Ok(())
+    }
+}
+
+impl Answer<'_> {
+    /// Sends an event with the instant of the present read.
+    fn send(&self, kind: EventKind) {
+        let at = self.read_at;
+        drop(self.events.send(Event { at, kind }));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod command;
 mod faults;
+mod load;
 mod overload;
 mod page;
 mod runs;

@@ -2,9 +2,12 @@
 
 mod accumulate;
 mod cost;
+mod dialect;
+mod fit;
 mod histogram;
 mod render;
 mod schema;
+mod simulated;
 mod stats;
 mod synthetic;
 mod validity;

@@ -19,7 +19,9 @@ use crate::plan::{LoadKind, Plan};
 use crate::progress;
 use crate::recorder::{Recorded, Recorder, refold};
 use crate::target::{self, Served};
-use crate::workload::schedule::SessionMaker;
+use crate::workload::rate::RateCurve;
+use crate::workload::schedule::{OpenLoad, Pace, Requested, Schedule};
+use crate::workload::source::SessionSource;
 
 /// What a run leaves behind for the report.
 pub(super) struct Outcome {
@@ -31,6 +33,8 @@ pub(super) struct Outcome {
     pub(super) realised: RealisedWorkload,
     /// Equal for equal loads.
     pub(super) schedule_hash: String,
+    /// Requests that the window was to have.
+    pub(super) requested: Option<Requested>,
     /// What counts.
     pub(super) window: Window,
     /// Conversations lost to a fault of ours.
@@ -52,7 +56,7 @@ pub(super) async fn measure(
     plan: &Plan,
     clock: &Clock,
     served: Served,
-    maker: Arc<SessionMaker>,
+    source: Arc<SessionSource>,
     out: &Path,
 ) -> Result<Outcome> {
     let tokenizer = served.tokenizer();
@@ -60,7 +64,7 @@ pub(super) async fn measure(
         .await
         .map_err(|failure| anyhow!("`--target` {}: {}", plan.target, failure.message))?;
     std::fs::create_dir_all(out).with_context(|| format!("`--out` {}", out.display()))?;
-    let prepared = prepare_load(plan, &maker);
+    let prepared = prepare_load(plan, &source);
     let window_ns = |s: f64| Nanos::from_secs_f64(s).0;
     let warmup_s = plan.warmup_s.min(prepared.end_s);
     let mut window = Window {
@@ -88,12 +92,12 @@ pub(super) async fn measure(
         sampling: plan.sampling,
         ignore_eos: plan.ignore_eos,
         tokenizer_kind: plan.tokenizer,
-        think_scale: plan.workload.think_scale,
+        think_scale: plan.workload.think_scale(),
         max_requests: plan.max_requests,
     };
     let driven = Driven {
         backend: &backend,
-        maker,
+        source,
         tokenizer,
         start,
         end,
@@ -112,6 +116,7 @@ pub(super) async fn measure(
         system: backend.describe(),
         realised: prepared.realised,
         schedule_hash: prepared.hash,
+        requested: prepared.requested,
         window,
         interrupted,
         timers_s,
@@ -124,7 +129,7 @@ pub(super) async fn measure(
 /// What a run is driven with.
 struct Driven<'a> {
     backend: &'a Arc<dyn Backend>,
-    maker: Arc<SessionMaker>,
+    source: Arc<SessionSource>,
     tokenizer: Arc<ChatTokenizer>,
     start: Nanos,
     end: Nanos,
@@ -139,7 +144,7 @@ async fn drive(
 ) -> (Ended, bool, Option<f64>) {
     let Driven {
         backend,
-        maker,
+        source,
         tokenizer,
         start,
         end,
@@ -153,7 +158,7 @@ async fn drive(
     let clock = clock.clone();
     let ended = driver::run(
         backend,
-        maker,
+        source,
         tokenizer,
         load,
         recorder,
@@ -183,39 +188,42 @@ struct Prepared {
     realised: RealisedWorkload,
     hash: String,
     end_s: f64,
+    requested: Option<Requested>,
 }
 
-fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
+fn prepare_load(plan: &Plan, source: &SessionSource) -> Prepared {
     /// Sessions of a closed loop that are looked at beforehand to say what the load is like.
     const SAMPLED_SESSIONS: u64 = 64;
     let end_s = plan.warmup_s + plan.duration_s;
     let prepared = match plan.load {
-        LoadKind::Open(rate, arrivals) => {
-            let schedule = maker.open(arrivals, rate, end_s, plan.max_requests);
+        LoadKind::Open(..) | LoadKind::Replay(_) => {
+            let schedule = open_schedule(plan, source, end_s);
             Prepared {
                 load: Load::Open(schedule.sessions),
                 realised: schedule.realised,
                 hash: schedule.hash,
                 end_s: schedule.end_s,
+                requested: schedule.requested,
             }
         }
         LoadKind::Closed(users) => {
-            let (realised, hash) = maker.closed_realised(SAMPLED_SESSIONS);
+            let (realised, hash) = source.closed_realised(SAMPLED_SESSIONS);
             // Users come in evenly over one cycle of asking and thinking.
-            let cycle_s = maker.mean_cycle_s().min(end_s);
+            let cycle_s = source.mean_cycle_s().min(end_s);
             let spread = Nanos::from_secs_f64(cycle_s / f64::from(users));
             Prepared {
                 load: Load::Closed { users, spread },
                 realised,
                 hash,
                 end_s,
+                requested: None,
             }
         }
     };
     let realised = &prepared.realised;
     note(&format!(
         "{}: {} requests in {} sessions{}, prompts {:.0} tokens, answers {:.0} on average",
-        plan.workload.name,
+        plan.workload.name(),
         realised.requests,
         realised.sessions,
         if matches!(plan.load, LoadKind::Closed(_)) {
@@ -227,6 +235,25 @@ fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
         realised.output_tokens_mean
     ));
     prepared
+}
+
+fn open_schedule(plan: &Plan, source: &SessionSource, end_s: f64) -> Schedule {
+    let curve = match source {
+        SessionSource::Generated(maker) => maker.curve(plan.warmup_s, end_s),
+        SessionSource::Replayed(_) => RateCurve::flat((0.0, end_s)),
+    };
+    let pace = match plan.load {
+        LoadKind::Open(rate, arrivals) => Pace::Process { arrivals, rate },
+        LoadKind::Replay(time_scale) => Pace::Trace { time_scale },
+        LoadKind::Closed(_) => unreachable!("users have no schedule"),
+    };
+    source.open(&OpenLoad {
+        pace,
+        curve: &curve,
+        window_s: plan.warmup_s,
+        end_s,
+        max_requests: plan.max_requests,
+    })
 }
 
 fn show_progress(
