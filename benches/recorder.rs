@@ -24,6 +24,8 @@ fn record(id: u64) -> RequestRecord {
         admitted_ns: Some(intended_ns + 90_000),
         chunk_ns: (0..TOKENS).map(token).collect(),
         chunk_tokens: vec![1; TOKENS as usize],
+        bare_ns: Vec::new(),
+        usage_ns: None,
         end_ns: Some(token(TOKENS - 1)),
         outcome: Outcome::Ok,
         finish: Some(Finish::Length),

@@ -1,9 +1,9 @@
 //! The request-level seam: what a backend is asked, and what it answers.
 //!
 //! Invariant: a stream carries at most one [`EventKind::Sent`], then at most one
-//! [`EventKind::Admitted`], then content, then exactly one [`EventKind::Finished`] or
-//! [`EventKind::Failed`]; instants never decrease. A stream that ends without its last event means
-//! that the backend died, and the reader must count it as failed.
+//! [`EventKind::Admitted`], then content and events without any, then exactly one
+//! [`EventKind::Finished`] or [`EventKind::Failed`]; instants never decrease. A stream that ends
+//! without its last event means that the backend died, and the reader must count it as failed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -139,6 +139,10 @@ pub enum EventKind {
         /// It came with the same read as the content before it.
         coalesced: bool,
     },
+    /// An event of a server that carried a choice without output: a role alone, a finish reason.
+    Bare,
+    /// An event of a server that carried its token counts and no choice.
+    UsageOnly,
     /// The answer is complete.
     Finished {
         /// Why it ended.

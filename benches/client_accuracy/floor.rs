@@ -155,6 +155,8 @@ impl Floor {
             output_tokens: u64::from(self.tokens),
             planned_output_tokens: u64::from(self.tokens),
             token_count_source: TokenCountSource::Usage,
+            bare_ns: Vec::new(),
+            usage_ns: None,
             error: None,
         });
         Ok(())

@@ -1,6 +1,7 @@
-//! When sessions arrive: a renewal process of a given rate, as absolute instants.
+//! When sessions arrive: a renewal process at a rate that may change, as absolute instants.
 //!
-//! Invariant: instants depend on the process, the rate and the stream alone, and never decrease.
+//! Invariant: instants depend on the process, the rate and the stream alone, and never decrease;
+//! gaps keep their law in operational time ([`crate::workload::rate`]).
 //! Nothing here knows how long answers take: open-loop load does not wait for them.
 
 use std::fmt;
@@ -9,6 +10,8 @@ use std::str::FromStr;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Exp1, Gamma};
 use serde::{Deserialize, Serialize};
+
+use crate::workload::rate::RateCurve;
 
 /// The law of the gaps between sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -72,6 +75,15 @@ impl fmt::Display for Arrivals {
 }
 
 impl Arrivals {
+    /// The coefficient of variation of the gaps.
+    pub fn cv(self) -> f64 {
+        match self {
+            Self::Constant => 0.0,
+            Self::Poisson => 1.0,
+            Self::Gamma(cv) => cv,
+        }
+    }
+
     /// The gaps, in units of the mean gap: positive, with mean 1, without end.
     pub fn gaps(self, mut rng: ChaCha8Rng) -> impl Iterator<Item = f64> {
         let gamma = match self {
@@ -88,18 +100,20 @@ impl Arrivals {
         })
     }
 
-    /// Instants in seconds from `start` until before `end`, at `rate` per second.
+    /// Instants in seconds from the start of the curve until before `end_s`. `rate` per second is
+    /// the curve's base rate.
     pub fn instants_s(
         self,
         rate: f64,
-        (start, end): (f64, f64),
+        curve: &RateCurve,
+        end_s: f64,
         rng: ChaCha8Rng,
     ) -> impl Iterator<Item = f64> {
-        let sums = self.gaps(rng).scan(start, move |now, gap| {
-            *now += gap / rate;
-            Some(*now)
+        let sums = self.gaps(rng).scan(0.0, move |operational_s, gap| {
+            *operational_s += gap / rate;
+            Some(curve.instant_s(*operational_s))
         });
-        sums.take_while(move |&instant| instant < end)
+        sums.take_while(move |&instant| instant < end_s)
     }
 }
 
@@ -142,8 +156,9 @@ mod tests {
     fn instants_keep_to_their_window_and_repeat() {
         let instants = || -> Vec<f64> {
             let rng = stream(3, Purpose::Arrivals, 0);
+            let curve = RateCurve::flat((-10.0, 100.0));
             Arrivals::Poisson
-                .instants_s(5.0, (-10.0, 100.0), rng)
+                .instants_s(5.0, &curve, 100.0, rng)
                 .collect()
         };
         let all = instants();

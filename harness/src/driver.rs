@@ -25,7 +25,8 @@ use tokio::task::JoinSet;
 use crate::plan::TokenizerKind;
 use crate::recorder::Recorder;
 use crate::workload::conversation::{Conversation, Reply};
-use crate::workload::schedule::{Session, SessionMaker, Turn};
+use crate::workload::schedule::{Session, Turn};
+use crate::workload::source::SessionSource;
 
 /// Nobody reads an answer and asks on in less.
 const SHORTEST_PAUSE_S: f64 = 1.0;
@@ -76,7 +77,7 @@ pub struct Users {
 /// Runs the load to its end, or until `stop` turns true.
 pub async fn run(
     backend: Arc<dyn Backend>,
-    maker: Arc<SessionMaker>,
+    source: Arc<SessionSource>,
     tokenizer: Arc<ChatTokenizer>,
     plan: LoadPlan,
     recorder: Recorder,
@@ -95,7 +96,7 @@ pub async fn run(
     let mut seat = Seat {
         clock: backend.clock().clone(),
         backend,
-        maker,
+        source,
         tokenizer,
         recorder,
         stop,
@@ -171,7 +172,7 @@ enum Due {
 struct Seat {
     clock: Clock,
     backend: Arc<dyn Backend>,
-    maker: Arc<SessionMaker>,
+    source: Arc<SessionSource>,
     tokenizer: Arc<ChatTokenizer>,
     recorder: Recorder,
     stop: watch::Receiver<bool>,
@@ -218,7 +219,7 @@ impl Seat {
         for index in (u64::from(user)..).step_by(users.count.max(1) as usize) {
             let session = match users.ready.get(index as usize) {
                 Some(session) => session.clone(),
-                None => self.maker.make_closed(index),
+                None => self.source.make_closed(index),
             };
             let mut talk = begin(&self.tokenizer, &session);
             for turn in &session.turns {
@@ -251,7 +252,7 @@ impl Seat {
         due: Due,
     ) -> Option<()> {
         // The prompt is ready before its instant, so that making it costs the request nothing.
-        let prompt = match talk.prompt(turn.prompt.first_turn, &turn.injected, &turn.user) {
+        let prompt = match self.source.prompt(talk, turn) {
             Ok(prompt) => prompt,
             Err(error) => {
                 record.outcome = Outcome::Engine;
@@ -392,6 +393,8 @@ fn new_record(id: u64, session: &Session, turn: &Turn, intended: Nanos) -> Reque
         // Mostly one chunk for each token.
         chunk_ns: Vec::with_capacity(turn.output_tokens.min(8192) as usize),
         chunk_tokens: Vec::new(),
+        bare_ns: Vec::new(),
+        usage_ns: None,
         end_ns: None,
         outcome: Outcome::Unfinished,
         input_tokens: u64::from(turn.prompt.prompt_tokens),
@@ -443,6 +446,8 @@ impl Answer {
                 self.coalesced += u64::from(coalesced);
                 self.reply.text.push_str(&text);
             }
+            EventKind::Bare => self.record.bare_ns.push(at.0),
+            EventKind::UsageOnly => self.record.usage_ns = Some(at.0),
             EventKind::Finished { reason, usage } => {
                 self.record.finish = Some(finish_of(reason));
                 self.note_usage(usage);
@@ -636,7 +641,8 @@ mod tests {
         let source = models::ModelSource::parse("ref-tiny").expect("built in");
         let tokenizer = models::load_tokenizer(&source).expect("made in memory").1;
         let workload = crate::workload::spec::load("random:64/10").expect("a shape");
-        let maker = SessionMaker::new(workload, 1, Arc::clone(&tokenizer)).expect("it renders");
+        let maker = crate::workload::schedule::SessionMaker::new(workload, 1, Arc::clone(&tokenizer));
+        let maker = maker.expect("it renders");
         let session = maker.make_closed(0);
         let mut answer = Answer {
             record: new_record(0, &session, &session.turns[0], Nanos::ZERO),

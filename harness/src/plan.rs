@@ -3,9 +3,10 @@
 //! Invariant: every mistake of the user is found here, before any work, and its message names the
 //! flag or the file and key, the value, and what is accepted.
 
+mod load;
+
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use backends::engine::PrefixCache;
@@ -19,8 +20,8 @@ use serde_json::{Map, Value};
 use crate::arrivals::Arrivals;
 use crate::scenario::Scenario;
 use crate::target::{EngineOptions, HttpOptions, Target};
-use crate::units::{parse_bytes, parse_duration, parse_slo};
-use crate::workload::spec::{self, WorkloadSpec};
+use crate::units::{parse_bytes, parse_slo};
+use crate::workload::source::Workload;
 
 /// Requests of one open-loop run: their text is made and held before it starts.
 const MAX_REQUESTS: f64 = 1e6;
@@ -41,7 +42,7 @@ pub struct Plan {
     /// Is the tokenizer that of the served model, or only a stand-in?
     pub tokenizer: TokenizerKind,
     /// What is asked.
-    pub workload: WorkloadSpec,
+    pub workload: Workload,
     /// Who asks.
     pub load: LoadKind,
     /// Measured window in seconds.
@@ -77,6 +78,8 @@ pub struct Plan {
 pub enum LoadKind {
     /// Requests per second, and the process of session arrivals.
     Open(f64, Arrivals),
+    /// A trace at its own instants, its time multiplied by this.
+    Replay(f64),
     /// Users.
     Closed(u32),
 }
@@ -114,14 +117,13 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     let places = Places { flags, file };
     let target = Target::parse(scenario.target.as_deref().unwrap_or("cpu"))?;
     let (model_name, model, tokenizer) = resolve_model(&scenario, &target)?;
-    let mut workload = spec::load(scenario.workload.as_deref().unwrap_or("smoke"))?;
-    let scale = scenario.think_scale.unwrap_or(workload.think_scale);
-    let place = places.of("think_scale", |flags| flags.think_scale.is_some());
-    let in_range = scale.is_finite() && scale >= 0.0;
-    ensure!(in_range, "{place} is {scale}; accepted is a number from 0");
-    workload.think_scale = scale;
-    let load = resolve_load(&scenario, &places, &workload)?;
-    let (warmup_s, duration_s, drain_s) = resolve_times(&scenario, &places, &workload)?;
+    let load::Resolved {
+        workload,
+        load,
+        warmup_s,
+        duration_s,
+        drain_s,
+    } = load::resolve(&scenario, &places)?;
     if let LoadKind::Open(rate, _) = load {
         let expected = rate * (warmup_s + duration_s);
         ensure!(
@@ -208,14 +210,14 @@ pub fn resolve_engine_plan(flags: &Scenario) -> Result<EnginePlan> {
 fn resolve_slo(
     scenario: &Scenario,
     places: &Places<'_>,
-    workload: &WorkloadSpec,
+    workload: &Workload,
 ) -> Result<Option<Slo>> {
     let slo = match &scenario.slo {
         Some(text) => {
             let place = places.of("slo", |flags| flags.slo.is_some());
             Some(parse_slo(text).map_err(|message| anyhow!("{place}: {message}"))?)
         }
-        None => workload.slo,
+        None => workload.slo(),
     };
     Ok(slo.filter(|slo| slo.ttft_s.or(slo.tpot_s).or(slo.e2e_s).is_some()))
 }
@@ -248,76 +250,6 @@ fn resolve_model(
             Ok((name.into(), ModelSource::parse(name)?, TokenizerKind::Exact))
         }
     }
-}
-
-fn resolve_load(
-    scenario: &Scenario,
-    places: &Places<'_>,
-    workload: &WorkloadSpec,
-) -> Result<LoadKind> {
-    let arrivals = match &scenario.arrivals {
-        Some(text) => {
-            let place = places.of("arrivals", |flags| flags.arrivals.is_some());
-            text.parse().with_context(|| place)?
-        }
-        None => workload.arrivals,
-    };
-    if let Some(users) = scenario.users {
-        ensure!(
-            scenario.rate.is_none(),
-            "`rate` and `users` are both given; accepted is one of them: a rate for open loop, \
-             users for closed loop"
-        );
-        let place = places.of("users", |flags| flags.users.is_some());
-        ensure!(
-            scenario.arrivals.is_none(),
-            "`arrivals` is given with `users`; arrivals belong to an open loop (`rate`)"
-        );
-        let in_range = (1..=100_000).contains(&users);
-        ensure!(in_range, "{place} is {users}; accepted is 1 to 100000");
-        return Ok(LoadKind::Closed(users as u32));
-    }
-    let rate = scenario.rate.unwrap_or(workload.rate);
-    let place = places.of("rate", |flags| flags.rate.is_some());
-    let in_range = rate.is_finite() && rate > 0.0 && rate <= 1e6;
-    ensure!(
-        in_range,
-        "{place} is {rate}; accepted is a number of requests per second above 0"
-    );
-    Ok(LoadKind::Open(rate, arrivals))
-}
-
-/// Warm-up, window and drain in seconds.
-fn resolve_times(
-    scenario: &Scenario,
-    places: &Places<'_>,
-    workload: &WorkloadSpec,
-) -> Result<(f64, f64, f64)> {
-    let seconds = |key, text: &Option<String>, flag: fn(&Scenario) -> bool| -> Result<_> {
-        let parse = |text: &String| {
-            let parsed = parse_duration(text).map(|duration| Duration::as_secs_f64(&duration));
-            parsed.map_err(|message| anyhow!("{}: {message}", places.of(key, flag)))
-        };
-        text.as_ref().map(parse).transpose()
-    };
-    let duration = seconds("duration", &scenario.duration, |flags| {
-        flags.duration.is_some()
-    })?;
-    let warmup = seconds("warmup", &scenario.warmup, |flags| flags.warmup.is_some())?;
-    let drain = seconds("drain", &scenario.drain, |flags| flags.drain.is_some())?;
-    let duration_s = duration.unwrap_or(workload.duration_s);
-    let place = places.of("duration", |flags| flags.duration.is_some());
-    ensure!(
-        duration_s >= 1.0,
-        "{place} is {duration_s} s; accepted is 1 s or more"
-    );
-    // A number of requests means requests that count.
-    let default_s = match scenario.requests {
-        Some(_) => 0.0,
-        None => workload.warmup_s.min(duration_s / 6.0),
-    };
-    let warmup_s = warmup.unwrap_or(default_s);
-    Ok((warmup_s, duration_s, drain.unwrap_or(60.0)))
 }
 
 fn resolve_engine(
@@ -514,7 +446,7 @@ mod tests {
             (plan.target, plan.model_name.as_str()),
             (Target::Cpu, "ref-135m")
         );
-        assert_eq!(plan.workload.name, "smoke");
+        assert_eq!(plan.workload.name(), "smoke");
         assert_eq!((plan.warmup_s, plan.seed, plan.ignore_eos), (2.0, 1, true));
     }
 
@@ -544,6 +476,30 @@ mod tests {
             ("arrivals = 'bursty'", "`bursty` is not"),
             ("model = 'gpt-9'", "gpt-9"),
             ("requests = 0", "`--requests` is 0"),
+            ("think_scale = -1", "`--think-scale` is -1; accepted is"),
+            ("time_scale = 2", "`doubao-day` has one"),
+            (
+                "workload = 'doubao-day'\ntime_scale = 0",
+                "`--time-scale` is 0",
+            ),
+            (
+                "workload = 'doubao-day'\nwindow = '20h'",
+                "`20h` is not a window",
+            ),
+            (
+                "workload = 'doubao-day'\nwindow = '30h..31h'",
+                "not a part of a day",
+            ),
+            ("arrivals = 'trace'", "has no instants of its own"),
+            ("workload = 'azure:no/such.csv'", "no/such.csv"),
+            (
+                "context_limit = 100",
+                "`context_limit` is 100; the system prompt",
+            ),
+            (
+                "workload = 'random:9/9'\ncontext_limit = 8",
+                "has no effect",
+            ),
             ("threads = -2", "`--threads` is -2"),
             ("price = 'no/such.toml'", "no/such.toml"),
         ] {
@@ -566,7 +522,7 @@ mod tests {
         };
         let plan = resolve(&flags, Some(&path)).expect("the flag is good");
         assert_eq!(plan.load, LoadKind::Open(2.5, Arrivals::Poisson));
-        assert_eq!(plan.workload.name, "random:8/4");
+        assert_eq!(plan.workload.name(), "random:8/4");
         std::fs::write(&path, "raet = 3.0\n").expect("writable");
         let error = resolve(&Scenario::default(), Some(&path))
             .expect_err("typo")

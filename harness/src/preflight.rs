@@ -23,9 +23,11 @@ use tokio::sync::watch;
 use crate::arrivals::Arrivals;
 use crate::driver::{self, Load, LoadPlan, Users};
 use crate::mock::record::{Record, Truth};
-use crate::plan::{LoadKind, TokenizerKind};
+use crate::plan::TokenizerKind;
 use crate::recorder::Recorder;
-use crate::workload::schedule::SessionMaker;
+use crate::workload::rate::RateCurve;
+use crate::workload::schedule::{OpenLoad, Pace};
+use crate::workload::source::{SessionSource, Workload};
 use crate::workload::spec;
 
 /// How long it lasts.
@@ -37,9 +39,18 @@ const LOWEST_RATE: f64 = 40.0;
 /// Short prompts and the length of a short answer; one token in each chunk.
 const WORKLOAD: &str = "random:64/64";
 
-/// Drives the client for a few seconds at `load`.
+/// How hard the client has to work.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pressure {
+    /// Requests per second.
+    Rate(f64),
+    /// Users of a closed loop.
+    Users(u32),
+}
+
+/// Drives the client for a few seconds under `pressure`.
 pub async fn measure(
-    load: LoadKind,
+    pressure: Pressure,
     seed: u64,
     clock: &Clock,
     tokenizer: Arc<ChatTokenizer>,
@@ -54,19 +65,29 @@ pub async fn measure(
     };
     let backend = HttpBackend::connect(config, clock.clone()).await;
     let backend = backend.map_err(|failure| anyhow!("{}", failure.message))?;
-    backend.prepare(connections(load));
-    let maker = SessionMaker::new(spec::load(WORKLOAD)?, seed, Arc::clone(&tokenizer))?;
-    let (words, load) = match load {
-        LoadKind::Open(rate, _) => {
+    backend.prepare(connections(pressure));
+    let workload = Workload::Generated(Box::new(spec::load(WORKLOAD)?));
+    let source = SessionSource::new(workload, seed, Arc::clone(&tokenizer), None)?;
+    let (words, load) = match pressure {
+        Pressure::Rate(rate) => {
             let rate = rate.max(LOWEST_RATE);
-            let schedule = maker.open(Arrivals::Poisson, rate, DURATION_S, None);
+            let schedule = source.open(&OpenLoad {
+                pace: Pace::Process {
+                    arrivals: Arrivals::Poisson,
+                    rate,
+                },
+                curve: &RateCurve::flat((0.0, DURATION_S)),
+                window_s: 0.0,
+                end_s: DURATION_S,
+                max_requests: None,
+            });
             (
                 format!("open loop, {rate} requests per second"),
                 Load::Open(schedule.sessions),
             )
         }
-        LoadKind::Closed(users) => {
-            let ready = maker.ahead(u64::from(users) * 4);
+        Pressure::Users(users) => {
+            let ready = source.ahead(u64::from(users) * 4);
             let spread = Nanos::from_secs_f64(0.5 / f64::from(users));
             (
                 format!("closed loop, {users} users"),
@@ -85,7 +106,7 @@ pub async fn measure(
     let cpu_before = crate::host::process_cpu_s();
     drive(
         Arc::new(backend),
-        Arc::new(maker),
+        Arc::new(source),
         tokenizer,
         load,
         &path,
@@ -112,17 +133,17 @@ pub async fn measure(
 
 /// Connections that a load is likely to need at once. Users need one each; at a rate nobody knows
 /// how long a server takes, and those that are missing are made as they are needed.
-pub fn connections(load: LoadKind) -> usize {
+pub fn connections(pressure: Pressure) -> usize {
     const LIKELY_S: f64 = 2.0;
-    match load {
-        LoadKind::Closed(users) => users as usize,
-        LoadKind::Open(rate, _) => ((rate * LIKELY_S).ceil() as usize).clamp(1, 1000),
+    match pressure {
+        Pressure::Users(users) => users as usize,
+        Pressure::Rate(rate) => ((rate * LIKELY_S).ceil() as usize).clamp(1, 1000),
     }
 }
 
 async fn drive(
     backend: Arc<dyn Backend>,
-    maker: Arc<SessionMaker>,
+    source: Arc<SessionSource>,
     tokenizer: Arc<ChatTokenizer>,
     load: Load,
     path: &Path,
@@ -152,7 +173,7 @@ async fn drive(
     };
     // Nobody stops it: a signal ends the program, as before any run.
     let (_never, stop) = watch::channel(false);
-    let ended = driver::run(backend, maker, tokenizer, plan, recorder.clone(), stop).await;
+    let ended = driver::run(backend, source, tokenizer, plan, recorder.clone(), stop).await;
     ensure!(
         ended.lost_conversations == 0,
         "{} conversations with the ground truth were lost",
@@ -346,6 +367,8 @@ mod tests {
             planned_input_tokens: 64,
             cached_input_tokens: None,
             token_count_source: TokenCountSource::Usage,
+            bare_ns: Vec::new(),
+            usage_ns: None,
             error: None,
         }
     }
@@ -406,8 +429,8 @@ mod tests {
 
     #[test]
     fn connections_follow_the_load() {
-        let open = |rate| connections(LoadKind::Open(rate, Arrivals::Poisson));
+        let open = |rate| connections(Pressure::Rate(rate));
         assert_eq!((open(0.1), open(20.0), open(1e5)), (1, 40, 1000));
-        assert_eq!(connections(LoadKind::Closed(2000)), 2000);
+        assert_eq!(connections(Pressure::Users(2000)), 2000);
     }
 }

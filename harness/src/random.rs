@@ -20,8 +20,18 @@ pub enum Purpose {
     Text = 3,
     /// Text that sessions share: system prompt, personas.
     SharedText = 4,
+    /// Slow change of the rate.
+    Drift = 5,
+    /// Where spikes are.
+    Spikes = 6,
+    /// Content of a block of a trace.
+    Block = 7,
+    /// What a trace leaves open: instants within its step, think times.
+    Trace = 8,
+    /// Randomised tests of a schedule.
+    Check = 9,
     /// Seeds of served requests that bring none.
-    ServedSeed = 9,
+    ServedSeed = 10,
     /// Answers of the mock server.
     Mock = 16,
 }

@@ -134,6 +134,20 @@ pub fn refold(path: &Path, mut accumulator: Accumulator) -> io::Result<Measureme
     Ok(accumulator.finish())
 }
 
+/// All records of a file. A last line that a killed run left half written is passed over.
+pub fn read_records(path: &Path) -> io::Result<Vec<RequestRecord>> {
+    let mut records = Vec::new();
+    let mut lines = BufReader::new(File::open(path)?).lines().peekable();
+    while let Some(line) = lines.next() {
+        match serde_json::from_str(&line?) {
+            Ok(record) => records.push(record),
+            Err(error) if error.is_eof() && lines.peek().is_none() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(records)
+}
+
 impl State {
     /// One write for one line, so that no line is ever half of two.
     fn write(&mut self, record: &RequestRecord) -> io::Result<()> {

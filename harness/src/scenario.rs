@@ -21,7 +21,7 @@ pub struct Scenario {
     #[arg(long, value_name = "M")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Workload: smoke, doubao-chat, doubao-chat-8k, doubao-chat-lite, random:IN/OUT, or a .toml or .json file [default: smoke]
+    /// Workload: smoke, doubao-chat, doubao-chat-8k, doubao-chat-lite, doubao-peak-hour, doubao-day, burst, long-context, random:IN/OUT, a trace (mooncake:FILE, azure:FILE, burstgpt:FILE, bailian:FILE, sharegpt:FILE), or a .toml or .json file [default: smoke]
     #[arg(long, value_name = "W")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<String>,
@@ -33,7 +33,7 @@ pub struct Scenario {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<i64>,
-    /// Process of session arrivals: poisson, constant or gamma:CV [default: the workload's]
+    /// Process of session arrivals: poisson, constant, gamma:CV, or a trace's own instants: trace [default: the workload's]
     #[arg(long, value_name = "A")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<String>,
@@ -77,6 +77,18 @@ pub struct Scenario {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub think_scale: Option<f64>,
+    /// Multiplies the time of a trace, or of a workload's day; not think times
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_scale: Option<f64>,
+    /// Part of a trace, or of a workload's day, in its own time: FROM..TO, such as 10m..30m or 20h..21h
+    #[arg(long, value_name = "FROM..TO")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<String>,
+    /// Tokens of a request at most: generated histories are cut to fit, requests of a trace left out, both counted [default: the workload's, or the model's for a trace]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_limit: Option<i64>,
     /// Sampling temperature; 0 takes the likeliest token [default: 0]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -198,6 +210,9 @@ impl Scenario {
             price_device: self.price_device.or(file.price_device),
             price_units: self.price_units.or(file.price_units),
             think_scale: self.think_scale.or(file.think_scale),
+            time_scale: self.time_scale.or(file.time_scale),
+            window: self.window.or(file.window),
+            context_limit: self.context_limit.or(file.context_limit),
             temperature: self.temperature.or(file.temperature),
             kv_memory: self.kv_memory.or(file.kv_memory),
             max_batch_tokens: self.max_batch_tokens.or(file.max_batch_tokens),

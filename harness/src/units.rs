@@ -14,6 +14,24 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     })
 }
 
+/// `10m..30m`, `..1h` or `30m..`, as seconds; the end is infinite where it is left open.
+pub fn parse_window(text: &str) -> Result<(f64, f64), String> {
+    let wrong = |why: &str| {
+        format!("`{text}` is not a window{why}; accepted is FROM..TO, such as `10m..30m`")
+    };
+    let (from, to) = text.split_once("..").ok_or_else(|| wrong(""))?;
+    let seconds = |text: &str, open: f64| match text.trim() {
+        "" => Ok(open),
+        text => parse_duration(text).map(|duration| duration.as_secs_f64()),
+    };
+    let window = (seconds(from, 0.0)?, seconds(to, f64::INFINITY)?);
+    if window.0 < window.1 {
+        Ok(window)
+    } else {
+        Err(wrong(" (it ends before it begins)"))
+    }
+}
+
 /// `512MiB`, `2GiB`, `1.5GB`, or a plain number of bytes.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 7] = [
@@ -93,6 +111,9 @@ mod tests {
         ] {
             assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
         }
+        assert_eq!(parse_window("10m..1h"), Ok((600.0, 3600.0)));
+        assert_eq!(parse_window("..90s"), Ok((0.0, 90.0)));
+        assert_eq!(parse_window("20h.."), Ok((72_000.0, f64::INFINITY)));
         let slo = Slo {
             ttft_s: Some(2.0),
             tpot_s: Some(0.1),
@@ -107,6 +128,12 @@ mod tests {
         for text in ["", "60", "-5s", "abc", "1 parsec"] {
             assert!(
                 parse_duration(text).is_err_and(|error| error.contains("accepted")),
+                "{text}"
+            );
+        }
+        for text in ["", "10m", "30m..10m", "5..6", "a..b", "1s..1s"] {
+            assert!(
+                parse_window(text).is_err_and(|error| error.contains("accepted")),
                 "{text}"
             );
         }

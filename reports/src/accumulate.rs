@@ -1,7 +1,7 @@
 //! Folds request records into the figures of a report, one at a time and in any order.
 //!
 //! Invariant: the result does not depend on the order of the records, and memory does not grow with
-//! tokens: a request leaves at most eight numbers and some counts by histogram bucket and second.
+//! tokens: a request leaves at most a dozen numbers and some counts by histogram bucket and second.
 //!
 //! # Which requests count
 //! - *Population*: requests whose **intended** instant lies in the window `[start, end)`. Counts by
@@ -27,6 +27,7 @@ mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::drift::{Drift, drift};
 use crate::histogram::IntervalLog;
 use crate::record::{Outcome, RequestRecord, TokenCountSource};
 use crate::schema::{
@@ -39,7 +40,12 @@ use cells::{Grid, MetricCells, RateCells};
 use series::Series;
 
 /// Nanoseconds in a second.
-const SECOND_NS: u64 = 1_000_000_000;
+pub(crate) const SECOND_NS: u64 = 1_000_000_000;
+
+/// Blocks of time in which TTFT is taken to be independent: queues come and go in some of them.
+const QUEUE_BLOCK_NS: u64 = 10 * SECOND_NS;
+/// The same of TPOT, which follows the size of the batch.
+const STEP_BLOCK_NS: u64 = 4 * SECOND_NS;
 
 /// The measured window, in nanoseconds since the start of the run: `[start_ns, end_ns)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +87,19 @@ pub struct Measurements {
     pub length_mismatches: u64,
     /// Values over an hour, recorded as an hour in the histograms.
     pub clamped_values: u64,
+    /// TTFT and TPOT of `ok` requests of the window, where they drift in the order of completion.
+    pub drifts: Vec<MetricDrift>,
+}
+
+/// A metric that drifts through the window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MetricDrift {
+    /// Which.
+    pub metric: Metric,
+    /// How.
+    pub drift: Drift,
+    /// Seconds from the start of the window to the completion with which the steady part begins.
+    pub from_s: f64,
 }
 
 /// Folds records; see the module for what counts.
@@ -101,6 +120,17 @@ pub struct Accumulator {
     pushed_turns: u64,
     length_mismatches: u64,
     unfinished_without_content: u64,
+    completions: Vec<Completed>,
+}
+
+/// A request that finished, for the order of completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::struct_field_names, reason = "units are part of names")]
+struct Completed {
+    end_ns: u64,
+    ttft_ns: u64,
+    /// 0 where there is none.
+    tpot_ns: u64,
 }
 
 impl Accumulator {
@@ -124,6 +154,7 @@ impl Accumulator {
             pushed_turns: 0,
             length_mismatches: 0,
             unfinished_without_content: 0,
+            completions: Vec::new(),
         }
     }
 
@@ -181,6 +212,12 @@ impl Accumulator {
         }
         if record.outcome == Outcome::Ok {
             self.sources.insert(record.token_count_source);
+            self.completions
+                .extend(record.ttft_ns().map(|ttft_ns| Completed {
+                    end_ns: ended_ns(record).unwrap_or(record.intended_ns),
+                    ttft_ns,
+                    tpot_ns: record.tpot_ns().unwrap_or(0),
+                }));
         }
         if record.outcome == Outcome::Unfinished && record.chunk_ns.is_empty() {
             self.unfinished_without_content += 1;
@@ -253,11 +290,13 @@ impl Accumulator {
                 .collect(),
         };
         let interval_log = log.to_bytes();
+        let drifts = self.drifts();
         let encode = |(&metric, cells): (&Metric, &MetricCells)| (metric, cells.histogram.encode());
         Measurements {
             histograms: self.metrics.iter().map(encode).collect(),
             series: self.series.points(self.window),
             interval_log,
+            drifts,
             client_error,
             ttft_p50_any_s,
             length_mismatches: self.length_mismatches,
@@ -268,6 +307,29 @@ impl Accumulator {
                 .sum(),
             summary: self.summary(summaries),
         }
+    }
+
+    /// The metrics that drift. In the order of completion the last requests of the window are those
+    /// with long answers, and the first are those with short ones, which TTFT and TPOT do not mind.
+    fn drifts(&mut self) -> Vec<MetricDrift> {
+        self.completions.sort_unstable();
+        let of = |metric, block_ns, value: fn(&Completed) -> u64| {
+            let both = self
+                .completions
+                .iter()
+                .map(|done| (done.end_ns, value(done)));
+            let values: Vec<(u64, u64)> = both.filter(|value| value.1 > 0).collect();
+            let drift = drift(&values, block_ns)?;
+            let at_ns = values.get(drift.from)?.0;
+            Some(MetricDrift {
+                metric,
+                drift,
+                from_s: seconds(at_ns.saturating_sub(self.window.start_ns)),
+            })
+        };
+        let ttft = of(Metric::Ttft, QUEUE_BLOCK_NS, |done| done.ttft_ns);
+        let tpot = of(Metric::Tpot, STEP_BLOCK_NS, |done| done.tpot_ns);
+        ttft.into_iter().chain(tpot).collect()
     }
 
     fn summary(self, mut metrics: BTreeMap<Metric, MetricSummary>) -> Summary {

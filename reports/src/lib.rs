@@ -11,12 +11,19 @@
 //! - [`histogram`] holds HDR histograms of latencies, their encoding and the interval log.
 //! - [`stats`] holds nearest-rank quantiles and block-bootstrap intervals.
 //! - [`cost`] holds price files and what a query and a million tokens cost.
+//! - [`drift`] says whether a window is steady.
+//! - [`dialect`] says a run in the definitions of other tools.
+//! - [`goodness`] tests whether a sample fits a law; [`fit`] is what such tests found.
 //! - [`preflight`] holds the client's own error against the figures.
 //! - [`validity`] says VALID or INVALID, and why.
 //! - [`render`] writes the terminal summary, Markdown and HTML.
 
 pub mod accumulate;
 pub mod cost;
+pub mod dialect;
+pub mod drift;
+pub mod fit;
+pub mod goodness;
 pub mod histogram;
 pub mod preflight;
 pub mod record;
@@ -25,6 +32,6 @@ pub mod schema;
 pub mod stats;
 pub mod validity;
 
-pub use accumulate::{Accumulator, Measurements, Window};
+pub use accumulate::{Accumulator, Measurements, MetricDrift, Window};
 pub use record::{Finish, Outcome, RequestRecord, TokenCountSource};
 pub use schema::Report;

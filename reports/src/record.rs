@@ -97,6 +97,13 @@ pub struct RequestRecord {
     pub chunk_ns: Vec<u64>,
     /// Output tokens of each of those events; same length.
     pub chunk_tokens: Vec<u32>,
+    /// Instant of each event of a server that carried a choice but no output, in order: a role
+    /// alone, a finish reason. No metric of ours counts them; other tools' do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bare_ns: Vec<u64>,
+    /// Instant of the event that carried the server's token counts and no choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_ns: Option<u64>,
     /// When the request ended, however it ended.
     pub end_ns: Option<u64>,
     /// How it ended.

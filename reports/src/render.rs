@@ -5,6 +5,8 @@
 //! whether there is a terminal; the caller does both.
 
 mod axis;
+mod dialect;
+mod fit;
 mod format;
 mod html;
 mod markdown;
@@ -15,6 +17,8 @@ mod terminal;
 mod timeline;
 mod view;
 
+use crate::dialect::DialectFigures;
+use crate::fit::Fit;
 use crate::schema::Report;
 
 /// Whether the terminal summary may use colour.
@@ -29,6 +33,21 @@ pub enum Style {
 /// One screen for a terminal, at most 100 columns.
 pub fn terminal(report: &Report, style: Style) -> String {
     terminal::terminal(report, style)
+}
+
+/// A run in the words of another tool, for a terminal.
+pub fn dialect(figures: &DialectFigures) -> String {
+    dialect::table(figures)
+}
+
+/// What the tests of a schedule found, for a terminal.
+pub fn fit(fit: &Fit, style: Style) -> String {
+    fit::terminal(fit, style)
+}
+
+/// The same as a page of its own, with plots.
+pub fn fit_html(fit: &Fit) -> String {
+    fit::html(fit)
 }
 
 /// `report.md`.

@@ -182,6 +182,20 @@ pub struct RealisedWorkload {
     pub ideal_prefix_hit: Option<f64>,
     /// Requests by class.
     pub classes: BTreeMap<String, u64>,
+    /// Records of a trace that were not replayed, by reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, u64>,
+    /// Prompts of a trace that are shorter than the model's chat template, and were made longer.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lengthened: u64,
+    /// Sessions that come a second time, since a trace was used up.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeated: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Latency limits per request.

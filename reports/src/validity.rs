@@ -7,8 +7,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::accumulate::MetricDrift;
 use crate::record::TokenCountSource;
-use crate::schema::{ClientError, SecondPoint, Summary};
+use crate::schema::{ClientError, Metric, SecondPoint, Summary};
 
 /// Can the figures be trusted?
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -38,6 +39,24 @@ pub enum LoadKind {
     Closed,
 }
 
+/// Whether the load was meant to stay the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evenness {
+    /// It was: what changes is the system.
+    Even,
+    /// It rises and falls on purpose: a day, spikes, a trace.
+    Uneven,
+}
+
+/// Requests that a window was to have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Requested {
+    /// So many.
+    pub requests: f64,
+    /// Standard deviation of a right schedule.
+    pub sd: f64,
+}
+
 /// Whether the workload asked for exact output lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputLength {
@@ -63,6 +82,10 @@ pub struct Inputs<'a> {
     pub completion: Completion,
     /// How requests were released.
     pub load: LoadKind,
+    /// Was the load meant to stay the same?
+    pub evenness: Evenness,
+    /// Requests that the window was to have, where a rate was asked for.
+    pub requested: Option<Requested>,
     /// Were exact lengths asked for?
     pub output_length: OutputLength,
     /// The figures.
@@ -75,6 +98,8 @@ pub struct Inputs<'a> {
     pub ttft_p50_any_s: Option<f64>,
     /// [`crate::Measurements::length_mismatches`].
     pub length_mismatches: u64,
+    /// [`crate::Measurements::drifts`].
+    pub drifts: &'a [MetricDrift],
     /// Conversations that a fault of the generator took out of the load.
     pub lost_conversations: u64,
 }
@@ -91,6 +116,9 @@ const PUSHED_WARN_SHARE: f64 = 0.01;
 const FAILED_SHARE: f64 = 0.01;
 const UNFINISHED_SHARE: f64 = 0.05;
 const LENGTH_SHARE: f64 = 0.01;
+/// A load that is off by more, and by more than chance explains, is another load.
+const REQUESTED_SHARE: f64 = 0.10;
+const REQUESTED_SDS: f64 = 4.0;
 /// The backlog test needs as many points in the window.
 const BACKLOG_MIN_POINTS: usize = 12;
 
@@ -109,9 +137,20 @@ pub fn assess(inputs: Inputs<'_>) -> (Validity, Vec<String>) {
     }
     served(inputs, &mut reasons);
     send_lag(inputs, &mut reasons, &mut warnings);
+    requested(inputs, &mut reasons);
+    let grows = match inputs.evenness {
+        Evenness::Even => backlog_growth(inputs.series),
+        Evenness::Uneven => uneven_growth(inputs.series),
+    };
     if inputs.load == LoadKind::Open {
-        reasons.extend(backlog_growth(inputs.series).map(BacklogGrowth::reason));
+        reasons.extend(grows.map(|growth| growth.over_saturated(served_share(inputs))));
         pushed(inputs, &mut reasons, &mut warnings);
+    } else {
+        reasons.extend(grows.map(BacklogGrowth::still_rising));
+    }
+    // A queue that grows is reason enough, and latencies that drift are no news then.
+    if grows.is_none() && inputs.evenness == Evenness::Even {
+        reasons.extend(inputs.drifts.iter().map(unsteady));
     }
     lengths(inputs, &mut reasons);
     if let Some(preflight) = &inputs.client_error.preflight {
@@ -152,6 +191,56 @@ fn pushed(inputs: Inputs<'_>, reasons: &mut Vec<String>, warnings: &mut Vec<Stri
     } else if share > PUSHED_WARN_SHARE {
         warnings.push(format!("The load was not all open loop: {figures}."));
     }
+}
+
+/// The schedule that was asked for against the one that was made.
+fn requested(inputs: Inputs<'_>, reasons: &mut Vec<String>) {
+    let Some(Requested { requests, sd }) = inputs.requested else {
+        return;
+    };
+    let intended = inputs.summary.requests.total as f64;
+    let off = (intended - requests).abs();
+    let whole = inputs.completion == Completion::Complete;
+    if whole && off > REQUESTED_SHARE * requests && off > REQUESTED_SDS * sd {
+        reasons.push(format!(
+            "The load was not the one asked for: {intended} requests were intended in the window, \
+             {requests:.0} were asked for ({}, allowed is a difference of {} or {:.0}).",
+            percent(intended / requests),
+            percent(REQUESTED_SHARE),
+            REQUESTED_SDS * sd,
+        ));
+    }
+}
+
+/// Completions in the window over requests intended in it.
+fn served_share(inputs: Inputs<'_>) -> f64 {
+    inputs.summary.completed() as f64 / inputs.summary.requests.total.max(1) as f64
+}
+
+fn unsteady(found: &MetricDrift) -> String {
+    let name = match found.metric {
+        Metric::Tpot => "TPOT",
+        _ => "TTFT",
+    };
+    let drift = found.drift;
+    let (times, than) = if drift.ratio > 1.0 {
+        (drift.ratio, "longer")
+    } else {
+        (1.0 / drift.ratio, "shorter")
+    };
+    if drift.is_endless() {
+        return format!(
+            "The window is not steady: {name} is {times:.2} times {than} in its first half than in \
+             its second, and MSER-5 finds no part that is; measure for longer, or find out what \
+             changes."
+        );
+    }
+    format!(
+        "The window is not steady: for its first {:.0} s ({} of the requests) {name} is {times:.2} \
+         times {than} than for the rest (MSER-5); lengthen --warmup by as much.",
+        found.from_s.ceil(),
+        percent(drift.left_out),
+    )
 }
 
 fn percent(share: f64) -> String {
@@ -273,20 +362,32 @@ pub struct BacklogGrowth {
 }
 
 impl BacklogGrowth {
-    fn reason(self) -> String {
+    fn over_saturated(self, served: f64) -> String {
         format!(
-            "Demand exceeds capacity: the backlog grew from {:.1} to {:.1} requests in flight (by \
-             {:.2} per second), so the latencies are those of a queue that never settles; \
-             lower --rate.",
-            self.first, self.last, self.slope,
+            "Over-saturated: demand exceeds capacity, {} of the requests asked for were completed. \
+             The backlog grew from {:.1} to {:.1} requests in flight (by {:.2} per second), so the \
+             latencies are those of a queue that never settles; lower --rate.",
+            percent(served),
+            self.first,
+            self.last,
+            self.slope,
+        )
+    }
+
+    fn still_rising(self) -> String {
+        format!(
+            "The load was still rising: {:.1} requests were in flight in the first quarter of the \
+             window and {:.1} in the last; lengthen --warmup until all users have come.",
+            self.first, self.last,
         )
     }
 }
 
 /// Does the number of requests in flight keep growing through the window?
 ///
-/// Yes when the mean of the last quarter is over `1.5 ×` the mean of the first quarter `+ 3`, the
-/// third quarter already lies above the first, and the Theil-Sen slope (the median of the slopes
+/// Yes when the mean of the last quarter is over that of the first by more than four of its square
+/// roots and three (in flight varies at least like a Poisson number, and a busy server's queue comes
+/// and goes within a window), the third quarter already lies above the first, and the Theil-Sen slope (the median of the slopes
 /// between all pairs of points, which a burst cannot move) explains at least half of the growth.
 /// Windows with fewer than twelve seconds are not judged.
 pub fn backlog_growth(series: &[SecondPoint]) -> Option<BacklogGrowth> {
@@ -307,7 +408,34 @@ pub fn backlog_growth(series: &[SecondPoint]) -> Option<BacklogGrowth> {
     let last = mean(&inside[inside.len() - quarter..]);
     let slope = theil_sen(&thinned(&inside));
     let span = 0.75 * inside.len() as f64;
-    let grows = last > 1.5 * first + 3.0 && third > first && slope * span > 0.5 * (last - first);
+    let by = last - first;
+    let grows = by > 4.0 * first.sqrt() + 3.0 && third > first && slope * span > 0.5 * by;
+    grows.then_some(BacklogGrowth { first, last, slope })
+}
+
+/// The same for a load that rises and falls on purpose: does the time that requests spend in flight
+/// (their number over their rate, by Little's law) keep growing?
+///
+/// Yes when it more than doubles from the first quarter of the window to the last, was longer in the
+/// third already, and the last quarter has at least three requests more in flight than that rate
+/// had at first. A queue that a peak leaves behind and a valley empties is what such a load is for.
+pub fn uneven_growth(series: &[SecondPoint]) -> Option<BacklogGrowth> {
+    let inside: Vec<&SecondPoint> = series.iter().filter(|point| point.in_window).collect();
+    if inside.len() < BACKLOG_MIN_POINTS {
+        return None;
+    }
+    let quarter = inside.len() / 4;
+    let of = |points: &[&SecondPoint]| {
+        let flying: f64 = points.iter().map(|point| point.in_flight as f64).sum();
+        let intended: f64 = points.iter().map(|point| point.intended as f64).sum();
+        let n = points.len() as f64;
+        (flying / n, flying / intended.max(1.0), intended / n)
+    };
+    let (first, first_s, _) = of(&inside[..quarter]);
+    let (_, third_s, _) = of(&inside[inside.len() - 2 * quarter..inside.len() - quarter]);
+    let (last, last_s, rate) = of(&inside[inside.len() - quarter..]);
+    let grows = last_s > 2.0 * first_s && third_s > first_s && last > first_s * rate + 3.0;
+    let slope = (last - first) / (0.75 * inside.len() as f64);
     grows.then_some(BacklogGrowth { first, last, slope })
 }
 

@@ -184,6 +184,12 @@ impl Content {
                 coalesced,
             };
             events.push(Event { at, kind });
+        } else if chunk.has_choice {
+            let kind = EventKind::Bare;
+            events.push(Event { at, kind });
+        } else if chunk.usage.is_some() {
+            let kind = EventKind::UsageOnly;
+            events.push(Event { at, kind });
         }
     }
 

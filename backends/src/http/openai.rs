@@ -69,6 +69,8 @@ pub(super) struct Chunk {
     pub(super) finish: Option<FinishReason>,
     /// Set in the usage chunk.
     pub(super) usage: Option<Usage>,
+    /// There is a choice, with output or without.
+    pub(super) has_choice: bool,
     /// The server reports an error in the stream.
     pub(super) error: Option<String>,
 }
@@ -100,6 +102,7 @@ pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, ChunkError> {
             .map_or_else(|| other.to_string(), ToOwned::to_owned),
     });
     for choice in raw.choices.unwrap_or_default() {
+        chunk.has_choice = true;
         if let Some(delta) = choice.delta {
             let texts = [delta.content, delta.reasoning_content, delta.reasoning];
             texts
@@ -190,6 +193,7 @@ mod tests {
     fn text(text: &str) -> Chunk {
         Chunk {
             text: text.into(),
+            has_choice: true,
             ..Chunk::default()
         }
     }
@@ -223,6 +227,7 @@ mod tests {
                 r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
                 Chunk {
                     finish: Some(FinishReason::Length),
+                    has_choice: true,
                     ..Chunk::default()
                 },
             ),

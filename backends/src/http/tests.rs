@@ -53,7 +53,18 @@ fn request_is_complete(seen: &[u8]) -> bool {
     seen.len() >= head + 4 + length.map_or(0, |value| value.trim().parse().expect("a length"))
 }
 
+/// Are events without output of interest?
+#[derive(PartialEq)]
+enum Bare {
+    Kept,
+    LeftOut,
+}
+
 fn ask(base: &str) -> Vec<EventKind> {
+    ask_for(base, Bare::LeftOut)
+}
+
+fn ask_for(base: &str, with: Bare) -> Vec<EventKind> {
     let clock = Clock::wall();
     let config = HttpConfig {
         base: parse_base(base).expect("an address"),
@@ -100,7 +111,10 @@ fn ask(base: &str) -> Vec<EventKind> {
         while let Some(event) = stream.next().await {
             assert!(event.at >= last, "instants never decrease");
             last = event.at;
-            kinds.push(event.kind);
+            let says_nothing = matches!(event.kind, EventKind::Bare | EventKind::UsageOnly);
+            if !says_nothing || with == Bare::Kept {
+                kinds.push(event.kind);
+            }
         }
         kinds
     })
@@ -238,4 +252,19 @@ fn only_addresses_that_can_work_are_accepted() {
         let error = parse_base(text).expect_err(text).to_string();
         assert!(error.contains(part) && error.contains(text), "{error}");
     }
+}
+
+#[test]
+fn events_without_output_are_told_apart() {
+    let base = serve(parts(&[HEAD, ROLE, NI, STOP, USAGE, DONE]));
+    let kinds = ask_for(&base, Bare::Kept);
+    let expected = [
+        EventKind::Sent,
+        EventKind::Bare,
+        text("你", false),
+        EventKind::Bare,
+        EventKind::UsageOnly,
+    ];
+    assert_eq!(kinds[..5], expected);
+    assert_eq!(kinds.len(), 6, "{kinds:?}");
 }

@@ -161,7 +161,11 @@ async fn answer(
                 return Ok((ids, reason));
             }
             EventKind::Failed(failure) => bail!("{}", failure.message),
-            EventKind::Sent | EventKind::Admitted { .. } | EventKind::Text { .. } => {}
+            EventKind::Sent
+            | EventKind::Admitted { .. }
+            | EventKind::Text { .. }
+            | EventKind::Bare
+            | EventKind::UsageOnly => {}
         }
     }
     bail!("the engine stopped without an answer")

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use reports::dialect::{self, Dialect};
 use reports::schema::SCHEMA_VERSION;
-use reports::{Report, render};
+use reports::{Report, Window, render};
 
 use super::{Ending, print, wants_colour};
+use crate::recorder::read_records;
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
@@ -16,13 +18,44 @@ pub(super) struct ReportArgs {
     /// Print report.json instead of the summary
     #[arg(long)]
     json: bool,
+    /// Print the run in another tool's definitions: vllm, sglang, aiperf, guidellm, genai-perf, llmperf, inference-perf, evalscope, aisbench
+    #[arg(long, value_name = "TOOL")]
+    dialect: Option<Dialect>,
 }
 
 pub(super) fn run(args: &ReportArgs) -> Result<Ending> {
     let report = read(&args.dir.join("report.json"))?;
     write_renderings(&report, &args.dir)?;
-    show(&report, args.json)?;
+    match args.dialect {
+        Some(dialect) => show_dialect(dialect, &report, &args.dir, args.json)?,
+        None => show(&report, args.json)?,
+    }
     Ok(Ending::Done)
+}
+
+/// Prints the requests of a run in another tool's definitions.
+pub(super) fn show_dialect(
+    dialect: Dialect,
+    report: &Report,
+    dir: &Path,
+    as_json: bool,
+) -> Result<()> {
+    let path = dir.join("requests.jsonl");
+    let place = || format!("`{}`: `--dialect` needs the run's requests", path.display());
+    let records = read_records(&path).with_context(place)?;
+    let ns = |seconds: f64| (seconds * 1e9).round() as u64;
+    let (start_s, end_s) = report.run.window_s;
+    let window = Window {
+        start_ns: ns(start_s),
+        end_ns: ns(end_s),
+    };
+    let figures = dialect::figures(dialect, records.iter(), window);
+    let text = if as_json {
+        format!("{}\n", serde_json::to_string_pretty(&figures)?)
+    } else {
+        render::dialect(&figures)
+    };
+    Ok(print(&text)?)
 }
 
 /// Reads a report of this schema.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use models::{Model, load_tokenizer};
+use reports::dialect::Dialect;
 
 use super::{Ending, note, report};
 use crate::plan::{self, Plan};
 use crate::scenario::Scenario;
 use crate::target::{Served, Target};
 use crate::units::show_bytes;
-use crate::workload::schedule::SessionMaker;
+use crate::workload::source::{SessionSource, Workload};
 use measure::{Outcome, measure};
 
 #[derive(Debug, Args)]
@@ -30,6 +31,9 @@ pub(super) struct RunArgs {
     /// Print report.json instead of the summary
     #[arg(long)]
     json: bool,
+    /// Print the run in another tool's definitions: vllm, sglang, aiperf, guidellm, genai-perf, llmperf, inference-perf, evalscope, aisbench
+    #[arg(long, value_name = "TOOL")]
+    dialect: Option<Dialect>,
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<Ending> {
@@ -40,12 +44,10 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
     let served = load_model(&plan)?;
     let info = served.info().clone();
     let tokenizer = served.tokenizer();
-    check_context(&plan, &info)?;
-    let maker = SessionMaker::new(plan.workload.clone(), plan.seed, Arc::clone(&tokenizer))?;
-    check_shortest_prompt(&plan, maker.overhead().without_system)?;
+    let source = session_source(&plan, &info, tokenizer)?;
     let out = args.out.clone().unwrap_or_else(|| default_folder(&plan));
     let clock = plan.target.clock();
-    let outcome = clock.block_on(measure(&plan, &clock, served, Arc::new(maker), &out))?;
+    let outcome = clock.block_on(measure(&plan, &clock, served, Arc::new(source), &out))?;
     let mut report = assemble::report(&plan, &info, &outcome);
     if let Some(error) = &outcome.recorded.write_error {
         report
@@ -53,7 +55,10 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
             .push(format!("requests.jsonl is incomplete: {error}"));
     }
     write_files(&report, &outcome, &out)?;
-    report::show(&report, args.json)?;
+    match args.dialect {
+        Some(dialect) => report::show_dialect(dialect, &report, &out, args.json)?,
+        None => report::show(&report, args.json)?,
+    }
     note(&format!("\n{}", out.join("report.html").display()));
     if let Some(error) = &outcome.recorded.write_error {
         return Err(anyhow!(
@@ -72,7 +77,7 @@ pub(super) fn run(args: &RunArgs) -> Result<Ending> {
 
 fn default_folder(plan: &Plan) -> PathBuf {
     let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
-    let name = format!("{time}-{}-{}", plan.target, plan.workload.name);
+    let name = format!("{time}-{}-{}", plan.target, plan.workload.name());
     let safe = |c: char| {
         if c.is_ascii_alphanumeric() || "-._".contains(c) {
             c
@@ -101,37 +106,75 @@ fn load_model(plan: &Plan) -> Result<Served> {
     Ok(Served::Described(info, tokenizer))
 }
 
-/// A workload that the model's window cannot hold is a mistake, not a run full of rejections.
-fn check_context(plan: &Plan, info: &models::ModelInfo) -> Result<()> {
-    let (wanted, limit) = (u64::from(plan.workload.context_limit), info.context_limit);
-    let known = plan.tokenizer == plan::TokenizerKind::Exact;
-    anyhow::ensure!(
-        wanted <= limit || !known,
-        "`--workload` {} has prompts of up to {wanted} tokens; model {} takes {limit}\n\nhint: \
-         `doubao-chat-8k` needs 8192, `doubao-chat-lite` 2048, `smoke` 256",
-        plan.workload.name,
-        plan.model_name
-    );
-    let (pool, per_token) = (plan.engine.kv_memory_bytes, info.kv_bytes_per_token);
-    let holds = plan.target == Target::Cpu || matches!(plan.target, Target::Sim(_));
-    anyhow::ensure!(
-        !holds || pool / per_token.max(1) >= wanted + 64,
-        "`--kv-memory` {} holds {} tokens; one request of {} needs up to {wanted}",
-        show_bytes(pool),
-        pool / per_token.max(1),
-        plan.workload.name
-    );
-    Ok(())
+/// The sessions of the run, once it is sure that the model can take them.
+fn session_source(
+    plan: &Plan,
+    info: &models::ModelInfo,
+    tokenizer: Arc<models::ChatTokenizer>,
+) -> Result<SessionSource> {
+    let (pool, per_token) = (plan.engine.kv_memory_bytes, info.kv_bytes_per_token.max(1));
+    let held = match plan.target {
+        Target::Cpu | Target::Sim(_) => (pool / per_token).saturating_sub(64),
+        Target::Http(_) => u64::MAX,
+    };
+    let window = match plan.tokenizer {
+        plan::TokenizerKind::Exact => info.context_limit,
+        plan::TokenizerKind::StandIn => u64::MAX,
+    };
+    if let Workload::Generated(spec) = &plan.workload {
+        let wanted = u64::from(spec.context_limit);
+        anyhow::ensure!(
+            wanted <= window,
+            "`--workload` {} has prompts of up to {wanted} tokens; model {} takes {window}\n\n\
+             hint: `doubao-chat-8k` needs 8192, `doubao-chat-lite` 2048, `smoke` 256; \
+             `--context-limit {window}` cuts what is longer, and counts it",
+            spec.name,
+            plan.model_name
+        );
+        anyhow::ensure!(
+            wanted <= held,
+            "`--kv-memory` {} holds {} tokens; one request of {} needs up to {wanted}",
+            show_bytes(pool),
+            pool / per_token,
+            spec.name
+        );
+    }
+    let limit = u32::try_from(window.min(held)).ok();
+    let source = SessionSource::new(plan.workload.clone(), plan.seed, tokenizer, limit)?;
+    match &source {
+        SessionSource::Generated(maker) => {
+            check_shortest_prompt(plan, maker.overhead().without_system)?;
+        }
+        SessionSource::Replayed(replay) => {
+            note_left_out(replay.left_out());
+            anyhow::ensure!(
+                !replay.is_empty(),
+                "`--workload` {}: no request fits; the model takes {} tokens",
+                plan.workload.name(),
+                window.min(held)
+            );
+        }
+    }
+    Ok(source)
+}
+
+fn note_left_out(left_out: &std::collections::BTreeMap<String, u64>) {
+    for (reason, count) in left_out {
+        note(&format!("left out of the trace: {count} {reason}"));
+    }
 }
 
 /// A whole prompt holds at least the chat template and one token.
 fn check_shortest_prompt(plan: &Plan, template_tokens: u32) -> Result<()> {
-    let prompt = plan.workload.classes[0].user_first.largest();
+    let Some(spec) = plan.workload.spec().filter(|spec| spec.whole_prompt) else {
+        return Ok(());
+    };
+    let prompt = spec.classes[0].user_first.largest();
     anyhow::ensure!(
-        !plan.workload.whole_prompt || prompt > f64::from(template_tokens),
+        prompt > f64::from(template_tokens),
         "`--workload` {}: a prompt of {prompt} tokens is too short; the chat template of {} alone \
          takes {template_tokens}",
-        plan.workload.name,
+        spec.name,
         plan.model_name
     );
     Ok(())

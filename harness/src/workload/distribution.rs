@@ -204,9 +204,22 @@ impl Turns {
 
     /// The mean number of turns.
     pub fn mean(self) -> f64 {
+        (1..=self.max).map(|k| self.at_least(k)).sum()
+    }
+
+    /// The mean of the square.
+    pub fn mean_square(self) -> f64 {
         (0..self.max)
-            .map(|k| libm::pow(self.q, libm::pow(f64::from(k), self.beta)))
+            .map(|k| (2.0 * f64::from(k) + 1.0) * self.at_least(k + 1))
             .sum()
+    }
+
+    /// `P(T ≥ turns)`.
+    pub fn at_least(self, turns: u32) -> f64 {
+        if turns > self.max {
+            return 0.0;
+        }
+        libm::pow(self.q, libm::pow(f64::from(turns.max(1) - 1), self.beta))
     }
 
     /// What is wrong with it, if anything.

@@ -16,7 +16,12 @@ use reports::stats::{Quantile, nearest_rank};
 use sha2::{Digest, Sha256};
 
 use super::conversation::template_overhead;
-use super::session::{PromptPlan, SessionPlan, TemplateOverhead, plan_prompt, plan_session};
+use super::rate::{RateCurve, RateShape};
+use super::replay::FixedPrompt;
+use super::session::{
+    NOMINAL_TPOT_S, NOMINAL_TTFT_S, PromptPlan, SessionPlan, TemplateOverhead, held_tokens,
+    plan_prompts, plan_session,
+};
 use super::spec::WorkloadSpec;
 use super::text::TextMaker;
 use crate::arrivals::Arrivals;
@@ -51,6 +56,8 @@ pub struct Turn {
     pub user: String,
     /// Material before it.
     pub injected: String,
+    /// A prompt that does not come from the conversation, in place of the message.
+    pub fixed: Option<FixedPrompt>,
     /// What the prompt is made of.
     pub prompt: PromptPlan,
     /// Output tokens asked for.
@@ -61,6 +68,60 @@ pub struct Turn {
     pub think: Nanos,
     /// Seed of the sampler.
     pub seed: u64,
+}
+
+impl Session {
+    /// Seconds from each turn to the next, nominally.
+    pub fn cycles_s(&self) -> Vec<f64> {
+        let cycle_s = |turn: &Turn| {
+            let received = turn.cancel_after.unwrap_or(turn.output_tokens);
+            turn.think.as_secs_f64() + NOMINAL_TTFT_S + NOMINAL_TPOT_S * f64::from(received)
+        };
+        self.turns.iter().map(cycle_s).collect()
+    }
+}
+
+/// What an open loop is to be like.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenLoad<'a> {
+    /// When sessions begin.
+    pub pace: Pace,
+    /// How the rate changes.
+    pub curve: &'a RateCurve,
+    /// Start of the measured window in seconds.
+    pub window_s: f64,
+    /// No request is due from here on, in seconds.
+    pub end_s: f64,
+    /// Requests at most.
+    pub max_requests: Option<u64>,
+}
+
+/// When the sessions of an open loop begin.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pace {
+    /// A process at a number of *requests* per second.
+    Process {
+        /// The law of the gaps.
+        arrivals: Arrivals,
+        /// Requests per second, before the curve.
+        rate: f64,
+    },
+    /// As in the trace.
+    Trace {
+        /// Multiplies its time.
+        time_scale: f64,
+    },
+}
+
+impl OpenLoad<'_> {
+    /// Where a schedule of too many requests ends: at the first that is too many, in seconds.
+    pub(super) fn cut_at(&self, sessions: &[Session]) -> Option<f64> {
+        let max = self.max_requests? as usize;
+        let turns = sessions.iter().flat_map(|session| &session.turns);
+        let mut instants: Vec<Nanos> = turns.map(|turn| turn.nominal).collect();
+        instants.sort_unstable();
+        instants.get(max).map(|instant| instant.as_secs_f64())
+    }
 }
 
 /// Makes the sessions of one run.
@@ -103,14 +164,7 @@ impl SessionMaker {
     /// Session `index` as lengths.
     fn plan(&self, index: u64) -> (SessionPlan, Vec<PromptPlan>) {
         let mut session = plan_session(&self.spec, self.seed, index);
-        let prompts = (0..session.turns.len())
-            .map(|turn| {
-                let prompt = plan_prompt(&self.spec, &session, turn, self.overhead);
-                // A message that was cut stays cut when it becomes history.
-                session.turns[turn].user_tokens = prompt.user_tokens;
-                prompt
-            })
-            .collect();
+        let prompts = plan_prompts(&self.spec, &mut session, self.overhead);
         (session, prompts)
     }
 
@@ -143,6 +197,7 @@ impl SessionMaker {
                 nominal: Nanos::from_secs_f64(at_s),
                 user,
                 injected,
+                fixed: None,
                 prompt,
                 output_tokens: plan.output_tokens,
                 cancel_after: plan.cancel_after,
@@ -176,51 +231,45 @@ impl SessionMaker {
         self.make(index, 0.0, f64::INFINITY)
     }
 
-    /// The first `count` sessions of a closed loop.
-    pub fn ahead(&self, count: u64) -> Arc<[Session]> {
-        (0..count).map(|index| self.make_closed(index)).collect()
+    /// Seconds from each turn of session `index` to the next, nominally.
+    pub fn cycles_s(&self, index: u64) -> Vec<f64> {
+        let turns = plan_session(&self.spec, self.seed, index).turns;
+        let answer_s = |tokens| NOMINAL_TTFT_S + NOMINAL_TPOT_S * f64::from(tokens);
+        let cycles = turns
+            .iter()
+            .map(|turn| turn.think_s + answer_s(turn.received_tokens()));
+        cycles.collect()
     }
 
-    /// Seconds that a user of a closed loop spends on one turn, nominally and on average over the
-    /// first sessions: how far apart users are when the run begins.
-    pub fn mean_cycle_s(&self) -> f64 {
-        let sessions = (0..200).map(|index| plan_session(&self.spec, self.seed, index));
-        let turns: Vec<f64> = sessions
-            .flat_map(|session| session.turns)
-            .map(|turn| turn.think_s + 0.5 + 0.05 * f64::from(turn.received_tokens()))
-            .collect();
-        turns.iter().sum::<f64>() / turns.len().max(1) as f64
+    /// How the rate changes over a run of `end_s` seconds, from the first session that can reach
+    /// into it.
+    pub fn curve(&self, window_s: f64, end_s: f64) -> RateCurve {
+        curve(&self.spec, self.seed, window_s, end_s)
     }
 
-    /// The open-loop schedule: arrivals at `rate` requests per second over `end_s` seconds, with at
-    /// most `max_requests` of them.
-    pub fn open(
-        &self,
-        arrivals: Arrivals,
-        rate: f64,
-        end_s: f64,
-        max_requests: Option<u64>,
-    ) -> Schedule {
-        let session_rate = rate / self.spec.mean_turns();
-        let lookback = if self.spec.start_in_steady_state {
-            LOOKBACK_S
-        } else {
-            0.0
+    /// The open-loop schedule: arrivals at a rate of requests over a time, with at most
+    /// `max_requests` of them.
+    ///
+    /// # Panics
+    /// With the pace of a trace, which a specification does not have.
+    pub fn open(&self, load: &OpenLoad<'_>) -> Schedule {
+        let Pace::Process { arrivals, rate } = load.pace else {
+            panic!("a specification has no instants of a trace");
         };
-        let rng = stream(self.seed, Purpose::Arrivals, 0);
-        let starts = arrivals.instants_s(session_rate, (-lookback, end_s), rng);
+        let starts = session_starts(&self.spec, self.seed, (arrivals, rate), load);
         let starts: Vec<(u64, f64)> = (0..).zip(starts).collect();
         let mut instants: Vec<(f64, u64)> = Vec::new();
         for &(index, start_s) in &starts {
             let turns = plan_session(&self.spec, self.seed, index).turns;
             let at = turns.iter().map(|turn| start_s + turn.offset_s);
-            instants.extend(at.filter(|t| (0.0..end_s).contains(t)).map(|t| (t, index)));
+            let due = at.filter(|t| (0.0..load.end_s).contains(t));
+            instants.extend(due.map(|t| (t, index)));
         }
         instants.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut end_s = end_s;
-        if let Some(&(beyond, _)) = max_requests.and_then(|max| instants.get(max as usize)) {
+        let mut end_s = load.end_s;
+        if let Some(&(beyond, _)) = load.max_requests.and_then(|max| instants.get(max as usize)) {
             end_s = beyond;
-            instants.truncate(max_requests.unwrap_or_default() as usize);
+            instants.truncate(load.max_requests.unwrap_or_default() as usize);
         }
         let wanted: BTreeSet<u64> = instants.iter().map(|(_, index)| *index).collect();
         let mut sessions: Vec<Session> = starts
@@ -234,87 +283,46 @@ impl SessionMaker {
             .map(|(_, t)| *t)
             .filter(|t| *t >= 0.0)
             .collect();
-        let realised = self.realised(&sessions, coefficient_of_variation(&in_run));
+        let mut found = realised(&sessions, &in_run);
+        found.ideal_prefix_hit = self.ideal_hit(&sessions);
         Schedule {
             hash: hash(&sessions),
+            requested: (end_s > load.window_s).then(|| {
+                let span = (load.window_s, end_s);
+                let requests = rate * load.curve.mean_factor(span) * (span.1 - span.0);
+                self.requested(requests, arrivals)
+            }),
             end_s,
             sessions,
-            realised,
+            realised: found,
         }
     }
 
-    /// What the first `count` sessions are like, for a closed loop.
-    pub fn closed_realised(&self, count: u64) -> (RealisedWorkload, String) {
-        let sessions: Vec<Session> = (0..count).map(|index| self.make_closed(index)).collect();
-        (self.realised(&sessions, None), hash(&sessions))
+    /// So many requests are to be expected, and how far off a right schedule may be: sessions come
+    /// by a renewal process and bring several requests each.
+    fn requested(&self, requests: f64, arrivals: Arrivals) -> Requested {
+        let (mean, square) = (self.spec.mean_turns(), self.spec.mean_square_turns());
+        let spread = (square - mean * mean) / mean + arrivals.cv().powi(2) * mean;
+        Requested {
+            requests,
+            sd: (requests * spread).sqrt(),
+        }
     }
 
-    fn realised(&self, sessions: &[Session], arrival_cv: Option<f64>) -> RealisedWorkload {
-        let turns: Vec<(&Session, &Turn)> = sessions
-            .iter()
-            .flat_map(|s| s.turns.iter().map(move |turn| (s, turn)))
-            .collect();
-        let sorted = |value: fn(&Turn) -> u64| {
-            let mut values: Vec<u64> = turns.iter().map(|(_, turn)| value(turn)).collect();
-            values.sort_unstable();
-            values
+    /// Share of prompt tokens that an unbounded prefix cache would hold.
+    pub fn ideal_hit(&self, sessions: &[Session]) -> Option<f64> {
+        let of_turn = |turn: &Turn| {
+            let received = turn.cancel_after.unwrap_or(turn.output_tokens);
+            (turn.prompt, received)
         };
-        let prompts = sorted(|turn| u64::from(turn.prompt.prompt_tokens));
-        let outputs = sorted(|turn| u64::from(turn.output_tokens));
-        let rank = |values: &[u64], quantile| nearest_rank(values, quantile).unwrap_or_default();
-        let mean = |values: &[u64]| values.iter().sum::<u64>() as f64 / values.len().max(1) as f64;
-        let mut classes = BTreeMap::new();
-        for (session, _) in &turns {
-            *classes.entry(session.class.to_string()).or_default() += 1;
-        }
-        let held: u64 = sessions
-            .iter()
-            .map(|session| self.ideal_hits(session))
-            .sum();
-        let total: u64 = prompts.iter().sum();
-        RealisedWorkload {
-            requests: turns.len() as u64,
-            sessions: sessions.len() as u64,
-            prompt_tokens_mean: mean(&prompts),
-            prompt_tokens_p50: rank(&prompts, Quantile::P50),
-            prompt_tokens_p95: rank(&prompts, Quantile::P95),
-            output_tokens_mean: mean(&outputs),
-            output_tokens_p50: rank(&outputs, Quantile::P50),
-            truncated: turns
-                .iter()
-                .filter(|(_, turn)| turn.prompt.truncated)
-                .count() as u64,
-            cancelled: turns
-                .iter()
-                .filter(|(_, t)| t.cancel_after.is_some())
-                .count() as u64,
-            arrival_cv,
-            ideal_prefix_hit: (total > 0).then(|| held as f64 / total as f64),
-            classes,
-        }
-    }
-
-    /// Prompt tokens of a session that an unbounded prefix cache holds: the system prompt always,
-    /// and all of the turn before with its answer, up to material that was not kept.
-    fn ideal_hits(&self, session: &Session) -> u64 {
-        let mut held = 0;
-        for (number, turn) in session.turns.iter().enumerate() {
-            let before = number.checked_sub(1).map(|before| &session.turns[before]);
-            let reach = match before {
-                Some(last) if last.prompt.first_turn == turn.prompt.first_turn => {
-                    let all = last.prompt.prompt_tokens;
-                    let answer = last.cancel_after.unwrap_or(last.output_tokens);
-                    match last.prompt.injected_tokens {
-                        0 => all + answer,
-                        // What follows the injected material stands elsewhere now.
-                        injected => all - injected - last.prompt.user_tokens,
-                    }
-                }
-                _ => self.spec.system_prompt_tokens,
-            };
-            held += u64::from(reach.min(turn.prompt.prompt_tokens));
-        }
-        held
+        let held = |session: &Session| {
+            let turns: Vec<_> = session.turns.iter().map(of_turn).collect();
+            held_tokens(&self.spec, &turns)
+        };
+        let held: u64 = sessions.iter().map(held).sum();
+        let turns = sessions.iter().flat_map(|session| &session.turns);
+        let all: u64 = turns.map(|turn| u64::from(turn.prompt.prompt_tokens)).sum();
+        (all > 0).then(|| held as f64 / all as f64)
     }
 }
 
@@ -329,9 +337,83 @@ pub struct Schedule {
     pub realised: RealisedWorkload,
     /// Equal for equal `(seed, workload, rate, tokenizer)`.
     pub hash: String,
+    /// What the window was to have, where a rate was asked for.
+    pub requested: Option<Requested>,
 }
 
-fn hash(sessions: &[Session]) -> String {
+/// Requests that a window is expected to have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Requested {
+    /// So many.
+    pub requests: f64,
+    /// Standard deviation of a right schedule.
+    pub sd: f64,
+}
+
+/// How the rate of a workload changes over a run of `end_s` seconds, from the first session that
+/// can reach into it.
+pub(super) fn curve(spec: &WorkloadSpec, seed: u64, window_s: f64, end_s: f64) -> RateCurve {
+    let constant = RateShape {
+        time_scale: 1.0,
+        ..RateShape::default()
+    };
+    let shape = spec.rate_shape.as_ref().unwrap_or(&constant);
+    let resumed = spec.resume.as_ref();
+    let longest_pause_s = resumed.map_or(0.0, |resume| resume.pause.largest());
+    let lookback_s = if spec.start_in_steady_state {
+        LOOKBACK_S + longest_pause_s
+    } else {
+        0.0
+    };
+    RateCurve::new(shape, seed, (-lookback_s, end_s), window_s)
+}
+
+/// When the sessions of a workload begin, at a rate of *requests*.
+pub(super) fn session_starts(
+    spec: &WorkloadSpec,
+    seed: u64,
+    (arrivals, rate): (Arrivals, f64),
+    load: &OpenLoad<'_>,
+) -> impl Iterator<Item = f64> {
+    let rng = stream(seed, Purpose::Arrivals, 0);
+    arrivals.instants_s(rate / spec.mean_turns(), load.curve, load.end_s, rng)
+}
+
+/// What sessions are like; `starts` are the instants at which sessions began, for the gaps. The
+/// prefix cache is left to those who know what is shared.
+pub(super) fn realised(sessions: &[Session], starts: &[f64]) -> RealisedWorkload {
+    let turns = || sessions.iter().flat_map(|session| &session.turns);
+    let sorted = |value: fn(&Turn) -> u64| {
+        let mut values: Vec<u64> = turns().map(value).collect();
+        values.sort_unstable();
+        values
+    };
+    let prompts = sorted(|turn| u64::from(turn.prompt.prompt_tokens));
+    let outputs = sorted(|turn| u64::from(turn.output_tokens));
+    let rank = |values: &[u64], quantile| nearest_rank(values, quantile).unwrap_or_default();
+    let mean = |values: &[u64]| values.iter().sum::<u64>() as f64 / values.len().max(1) as f64;
+    let count = |which: fn(&Turn) -> bool| turns().filter(|turn| which(turn)).count() as u64;
+    let mut classes = BTreeMap::new();
+    for session in sessions {
+        *classes.entry(session.class.to_string()).or_default() += session.turns.len() as u64;
+    }
+    RealisedWorkload {
+        requests: prompts.len() as u64,
+        sessions: sessions.len() as u64,
+        prompt_tokens_mean: mean(&prompts),
+        prompt_tokens_p50: rank(&prompts, Quantile::P50),
+        prompt_tokens_p95: rank(&prompts, Quantile::P95),
+        output_tokens_mean: mean(&outputs),
+        output_tokens_p50: rank(&outputs, Quantile::P50),
+        truncated: count(|turn| turn.prompt.truncated),
+        cancelled: count(|turn| turn.cancel_after.is_some()),
+        arrival_cv: coefficient_of_variation(starts),
+        classes,
+        ..RealisedWorkload::default()
+    }
+}
+
+pub(super) fn hash(sessions: &[Session]) -> String {
     let mut digest = Sha256::new();
     for session in sessions {
         digest.update(session.index.to_le_bytes());
@@ -342,6 +424,8 @@ fn hash(sessions: &[Session]) -> String {
             digest.update(turn.output_tokens.to_le_bytes());
             digest.update(turn.cancel_after.unwrap_or(0).to_le_bytes());
             digest.update(turn.user.as_bytes());
+            let fixed = turn.fixed.map_or(0, |fixed| fixed.request as u64 + 1);
+            digest.update(fixed.to_le_bytes());
         }
     }
     let bytes: [u8; 32] = digest.finalize().into();
@@ -373,8 +457,19 @@ mod tests {
         SessionMaker::new(spec, seed, tokenizer).expect("the template renders")
     }
 
+    fn open_with(maker: &SessionMaker, rate: f64, end_s: f64, max: Option<u64>) -> Schedule {
+        let arrivals = Arrivals::Poisson;
+        maker.open(&OpenLoad {
+            pace: Pace::Process { arrivals, rate },
+            curve: &maker.curve(0.0, end_s),
+            window_s: 0.0,
+            end_s,
+            max_requests: max,
+        })
+    }
+
     fn open(workload: &str, rate: f64, end_s: f64) -> Schedule {
-        maker(workload, 3).open(Arrivals::Poisson, rate, end_s, None)
+        open_with(&maker(workload, 3), rate, end_s, None)
     }
 
     #[test]
@@ -415,7 +510,7 @@ mod tests {
     #[test]
     fn a_cut_schedule_has_its_first_requests_only() {
         let all = open("smoke", 5.0, 40.0);
-        let cut = maker("smoke", 3).open(Arrivals::Poisson, 5.0, 40.0, Some(25));
+        let cut = open_with(&maker("smoke", 3), 5.0, 40.0, Some(25));
         let turns: usize = cut.sessions.iter().map(|session| session.turns.len()).sum();
         assert_eq!((turns, cut.realised.requests), (25, 25));
         assert!(cut.end_s < all.end_s);
@@ -425,8 +520,8 @@ mod tests {
     fn the_ideal_prefix_cache_holds_what_the_specification_expects() {
         // 0.742 over whole sessions; here the first turn of a session under way finds no past.
         let maker = maker("doubao-chat", 20_241_231);
-        let (realised, _) = maker.closed_realised(400);
-        let hit = realised.ideal_prefix_hit.expect("there are prompts");
+        let sessions: Vec<Session> = (0..400).map(|index| maker.make_closed(index)).collect();
+        let hit = maker.ideal_hit(&sessions).expect("there are prompts");
         assert!((hit - 0.742).abs() < 0.06, "{hit}");
     }
 

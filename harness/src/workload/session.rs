@@ -13,9 +13,9 @@ use super::spec::{Class, WorkloadSpec};
 use crate::random::{Purpose, stream};
 
 /// Seconds to the first token that the nominal schedule assumes.
-const NOMINAL_TTFT_S: f64 = 0.5;
+pub(super) const NOMINAL_TTFT_S: f64 = 0.5;
 /// Seconds for each output token that the nominal schedule assumes.
-const NOMINAL_TPOT_S: f64 = 0.05;
+pub(super) const NOMINAL_TPOT_S: f64 = 0.05;
 
 /// A planned conversation.
 #[derive(Debug, Clone, PartialEq)]
@@ -132,7 +132,13 @@ fn plan_turn(
     });
     let output = scaled(spec, class.output.sample(rng, user));
     let output_tokens = output.min(spec.max_output.unwrap_or(u32::MAX));
-    let think_s = class.think.sample(rng, 0.0) * spec.think_scale;
+    let mut think_s = class.think.sample(rng, 0.0) * spec.think_scale;
+    if let Some(resume) = &spec.resume {
+        let pause_s = resume.pause.sample(rng, 0.0);
+        if rng.random::<f64>() < resume.probability {
+            think_s = pause_s;
+        }
+    }
     // Both are drawn always, so that switching cancels off changes nothing else.
     let (stops, fraction) = (
         rng.random::<f64>() < class.p_cancel,
@@ -223,6 +229,42 @@ pub fn plan_prompt(
         prompt_tokens: fixed + history + user_tokens + injected_tokens,
         truncated: first_turn > 0 || over > 0 || injected_tokens < plan.injected_tokens,
     }
+}
+
+/// The prompts of all turns. A message that was cut stays cut when it becomes history.
+pub fn plan_prompts(
+    spec: &WorkloadSpec,
+    session: &mut SessionPlan,
+    overhead: TemplateOverhead,
+) -> Vec<PromptPlan> {
+    let prompts = (0..session.turns.len()).map(|turn| {
+        let prompt = plan_prompt(spec, session, turn, overhead);
+        session.turns[turn].user_tokens = prompt.user_tokens;
+        prompt
+    });
+    prompts.collect()
+}
+
+/// Tokens of each prompt that an unbounded prefix cache holds: the system prompt always, and all of
+/// the turn before with its answer, up to material that was not kept. `received` are the tokens of
+/// the answers.
+pub fn held_tokens(spec: &WorkloadSpec, turns: &[(PromptPlan, u32)]) -> u64 {
+    let mut held = 0;
+    for (number, (now, _)) in turns.iter().enumerate() {
+        let before = number.checked_sub(1).map(|before| turns[before]);
+        let reach = match before {
+            Some((last, received)) if last.first_turn == now.first_turn => {
+                match last.injected_tokens {
+                    0 => last.prompt_tokens + received,
+                    // What follows the injected material stands elsewhere now.
+                    injected => last.prompt_tokens - injected - last.user_tokens,
+                }
+            }
+            _ => spec.system_prompt_tokens,
+        };
+        held += u64::from(reach.min(now.prompt_tokens));
+    }
+    held
 }
 
 #[cfg(test)]

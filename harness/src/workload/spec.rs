@@ -10,6 +10,8 @@ use reports::schema::Slo;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::{Distribution, Turns};
+use super::rate::RateShape;
+use super::trace::TraceKind;
 use crate::arrivals::Arrivals;
 
 /// A workload.
@@ -28,9 +30,15 @@ pub struct WorkloadSpec {
     pub warmup_s: f64,
     /// Process of session arrivals.
     pub arrivals: Arrivals,
+    /// How the rate changes over time; constant without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_shape: Option<RateShape>,
     /// Multiplies think times.
     #[serde(default = "one")]
     pub think_scale: f64,
+    /// Some pauses are long: the user comes back to an old conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Resume>,
     /// Multiplies all lengths but the system prompt's.
     #[serde(default = "one")]
     pub length_scale: f64,
@@ -57,6 +65,9 @@ pub struct WorkloadSpec {
     /// What a request must meet to count as goodput.
     #[serde(default)]
     pub slo: Option<Slo>,
+    /// What the generator must give on average, for `workloads check`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expected>,
     /// The kinds of conversation.
     #[serde(rename = "class")]
     pub classes: Vec<Class>,
@@ -64,6 +75,32 @@ pub struct WorkloadSpec {
 
 fn one() -> f64 {
     1.0
+}
+
+/// Aggregates of a workload, worked out apart from this generator.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Expected {
+    /// Mean turns of a session.
+    pub turns_per_session: f64,
+    /// Mean tokens of a prompt.
+    pub prompt_tokens: f64,
+    /// Mean tokens of an answer, up to where the user stopped it.
+    pub output_tokens: f64,
+    /// Share of answers that the user stops.
+    pub cancelled: f64,
+    /// Share of prompt tokens that an unbounded prefix cache holds.
+    pub ideal_prefix_hit: f64,
+}
+
+/// Pauses after which a conversation is taken up again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resume {
+    /// Chance that a pause is one of these and not a think time.
+    pub probability: f64,
+    /// Seconds of it; `think_scale` is for think times alone.
+    pub pause: Distribution,
 }
 
 /// A kind of conversation.
@@ -125,16 +162,17 @@ pub struct Injected {
 pub enum SpecError {
     /// Not a name and not a file.
     #[error(
-        "workload `{name}` is not known; accepted are {accepted}, `random:IN/OUT` and a path \
-         ending in .toml or .json{hint}"
+        "workload `{name}` is not known; accepted are {accepted}, `random:IN/OUT`, a trace \
+         ({traces}) and a path ending in .toml or .json\n\nhint: `weighbridge workloads list` \
+         describes them"
     )]
     Unknown {
         /// As given.
         name: String,
         /// Built-in names.
         accepted: String,
-        /// Where another command or version helps.
-        hint: String,
+        /// Kinds of trace.
+        traces: String,
     },
     /// Cannot be read.
     #[error("workload file `{path}`: {source}")]
@@ -174,6 +212,8 @@ struct Preset {
     duration_s: Option<f64>,
     warmup_s: Option<f64>,
     arrivals: Option<Arrivals>,
+    rate_shape: Option<RateShape>,
+    resume: Option<Resume>,
     think_scale: Option<f64>,
     length_scale: Option<f64>,
     cancel: Option<bool>,
@@ -182,6 +222,10 @@ struct Preset {
     max_output: Option<u32>,
     max_turns: Option<u32>,
     slo: Option<Slo>,
+    /// The one class that is left.
+    only_class: Option<String>,
+    /// First messages of every class.
+    user_first: Option<Distribution>,
     /// Upper bounds by `class.law`.
     #[serde(default, rename = "override")]
     caps: BTreeMap<String, f64>,
@@ -216,13 +260,6 @@ fn is_workload_file(name: &str) -> bool {
 }
 
 fn unknown(name: &str) -> SpecError {
-    const LATER: [&str; 4] = ["doubao-peak-hour", "doubao-day", "long-context", "burst"];
-    const TRACES: [&str; 5] = ["mooncake:", "azure:", "burstgpt:", "bailian:", "sharegpt:"];
-    let hint = if LATER.contains(&name) || TRACES.iter().any(|trace| name.starts_with(trace)) {
-        "\n\nhint: this workload is planned; this version does not have it yet"
-    } else {
-        "\n\nhint: `weighbridge workloads list` describes them"
-    };
     let accepted: Vec<_> = builtin_names()
         .iter()
         .map(|name| format!("`{name}`"))
@@ -230,7 +267,9 @@ fn unknown(name: &str) -> SpecError {
     SpecError::Unknown {
         name: name.into(),
         accepted: accepted.join(", "),
-        hint: hint.into(),
+        traces: TraceKind::NAMES
+            .map(|name| format!("`{name}:FILE`"))
+            .join(", "),
     }
 }
 
@@ -254,6 +293,21 @@ fn builtin(name: &str) -> Option<WorkloadSpec> {
     spec.max_output = preset.max_output.or(spec.max_output);
     spec.max_turns = preset.max_turns.or(spec.max_turns);
     spec.slo = preset.slo.or(spec.slo);
+    spec.rate_shape = preset.rate_shape.or(spec.rate_shape);
+    spec.resume = preset.resume.or(spec.resume);
+    if let Some(only) = &preset.only_class {
+        spec.classes.retain(|class| class.id == *only);
+    }
+    let changes_lengths = preset.length_scale.is_some()
+        || preset.context_limit.is_some()
+        || preset.only_class.is_some()
+        || preset.max_turns.is_some()
+        || !preset.caps.is_empty();
+    spec.expected = spec.expected.filter(|_| !changes_lengths);
+    if let Some(law) = &preset.user_first {
+        let set = |class: &mut Class| class.user_first = law.clone();
+        spec.classes.iter_mut().for_each(set);
+    }
     for (path, cap) in &preset.caps {
         let (class, law) = path
             .split_once('.')
@@ -312,6 +366,8 @@ fn random(name: &str, shape: &str) -> Result<WorkloadSpec, SpecError> {
         duration_s: 60.0,
         warmup_s: 5.0,
         arrivals: Arrivals::Poisson,
+        rate_shape: None,
+        resume: None,
         think_scale: 1.0,
         length_scale: 1.0,
         start_in_steady_state: false,
@@ -322,6 +378,7 @@ fn random(name: &str, shape: &str) -> Result<WorkloadSpec, SpecError> {
         max_turns: Some(1),
         whole_prompt: true,
         slo: None,
+        expected: None,
         classes: vec![class],
     })
 }
@@ -345,7 +402,8 @@ fn read_file(path: &str) -> Result<WorkloadSpec, SpecError> {
     })
 }
 
-fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
+/// What makes no sense in a workload, if anything.
+pub fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
     let invalid = |message: String| SpecError::Invalid {
         name: spec.name.clone(),
         message,
@@ -372,6 +430,7 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             )));
         }
     }
+    check_time(spec).map_err(invalid)?;
     if spec.classes.is_empty() {
         return Err(invalid(
             "there is no `[[class]]`; at least one is needed".into(),
@@ -413,6 +472,25 @@ fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         };
         check_class(class).map_err(|(key, message)| named(key, message))
     })
+}
+
+/// What is wrong with the rate over time and with pauses, if anything.
+fn check_time(spec: &WorkloadSpec) -> Result<(), String> {
+    if let Some(shape) = &spec.rate_shape {
+        let named = |(key, message)| format!("`{key}`: {message}");
+        shape.check().map_err(named)?;
+    }
+    if let Some(resume) = &spec.resume {
+        let named = |message| format!("`resume.pause`: {message}");
+        resume.pause.check().map_err(named)?;
+        let value = resume.probability;
+        if !(0.0..=1.0).contains(&value) {
+            return Err(format!(
+                "`resume.probability` is {value}; accepted is 0 to 1"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_class(class: &Class) -> Result<(), (&'static str, String)> {
@@ -459,14 +537,25 @@ fn check_class(class: &Class) -> Result<(), (&'static str, String)> {
 impl WorkloadSpec {
     /// Turns of a session on average, as the shares mix them.
     pub fn mean_turns(&self) -> f64 {
+        self.mix(Turns::mean)
+    }
+
+    /// The mean square of the turns of a session.
+    pub fn mean_square_turns(&self) -> f64 {
+        self.mix(Turns::mean_square)
+    }
+
+    /// The turns of a class, with the workload's own limit.
+    pub fn turns_of(&self, class: &Class) -> Turns {
+        let max = self.max_turns.unwrap_or(u32::MAX).min(class.turns.max);
+        Turns { max, ..class.turns }
+    }
+
+    /// A mean over classes by their share of sessions.
+    fn mix(&self, of: impl Fn(Turns) -> f64) -> f64 {
         let shares: f64 = self.classes.iter().map(|class| class.session_share).sum();
-        let turns = |class: &Class| {
-            let max = self
-                .max_turns
-                .map_or(class.turns.max, |max| max.min(class.turns.max));
-            class.session_share * Turns { max, ..class.turns }.mean()
-        };
-        self.classes.iter().map(turns).sum::<f64>() / shares
+        let weighted = |class: &Class| class.session_share * of(self.turns_of(class));
+        self.classes.iter().map(weighted).sum::<f64>() / shares
     }
 }
 
@@ -479,11 +568,25 @@ mod tests {
         let names = builtin_names();
         assert_eq!(
             names,
-            ["doubao-chat", "doubao-chat-8k", "doubao-chat-lite", "smoke"]
+            [
+                "burst",
+                "doubao-chat",
+                "doubao-chat-8k",
+                "doubao-chat-lite",
+                "doubao-day",
+                "doubao-peak-hour",
+                "long-context",
+                "smoke"
+            ]
         );
         for name in names {
             let spec = load(&name).expect(&name);
             assert_eq!(spec.name, name);
+            if name == "long-context" {
+                assert_eq!(spec.classes.len(), 1);
+                assert!(spec.classes[0].user_first.largest() > 125_999.0);
+                continue;
+            }
             assert_eq!(spec.classes.len(), 8);
             let shares: f64 = spec.classes.iter().map(|class| class.session_share).sum();
             assert!((shares - 1.0).abs() < 1e-9, "{name}: {shares}");
@@ -497,7 +600,7 @@ mod tests {
     fn mistakes_are_named() {
         for (name, part) in [
             ("doubao", "`doubao-chat-lite`"),
-            ("burst", "planned"),
+            ("burts", "`mooncake:FILE`"),
             ("random:12", "random:512/128"),
             ("random:0/4", "above 0"),
             ("no/such.toml", "no/such.toml"),
@@ -520,8 +623,10 @@ mod tests {
 
     #[test]
     fn a_spec_survives_its_own_file_form() {
-        let spec = load("doubao-chat-8k").expect("built in");
-        let text = toml::to_string(&spec).expect("plain data");
-        assert_eq!(toml::from_str::<WorkloadSpec>(&text).expect(&text), spec);
+        for name in builtin_names() {
+            let spec = load(&name).expect("built in");
+            let text = toml::to_string(&spec).expect("plain data");
+            assert_eq!(toml::from_str::<WorkloadSpec>(&text).expect(&text), spec);
+        }
     }
 }

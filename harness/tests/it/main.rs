@@ -2,6 +2,7 @@
 
 mod command;
 mod faults;
+mod load;
 mod mock;
 mod overload;
 mod page;

@@ -17,8 +17,8 @@ use super::timeline::time_plots;
 use super::view::{Figure, View, metric_figures, rate_figure};
 
 const TEMPLATE: &str = include_str!("../../templates/report.html.jinja");
-const STYLE: &str = include_str!("../../templates/report.css");
-const SCRIPT: &str = include_str!("../../templates/report.js");
+pub(super) const STYLE: &str = include_str!("../../templates/report.css");
+pub(super) const SCRIPT: &str = include_str!("../../templates/report.js");
 /// Rows of the table of seconds; longer runs are read from `report.json`.
 const MOST_SECONDS: usize = 600;
 
@@ -46,8 +46,9 @@ struct Group {
     plots: Vec<Drawn>,
 }
 
+/// A plot, drawn, with what the page says about it.
 #[derive(Serialize)]
-struct Drawn {
+pub(super) struct Drawn {
     id: &'static str,
     title: &'static str,
     caption: String,
@@ -102,7 +103,7 @@ pub(super) fn html(report: &Report) -> String {
         .expect("the template uses only fields of the page, and a test renders it")
 }
 
-fn drawn(plot: Plot) -> Drawn {
+pub(super) fn drawn(plot: Plot) -> Drawn {
     let round = |value: f64| format!("{value:.6e}").parse().unwrap_or(value);
     let point = |&(x, y): &(f64, f64)| (round(x), (!y.is_nan()).then(|| round(y)));
     let series = plot

@@ -6,7 +6,7 @@
 use crate::cost::Cost;
 use crate::preflight::{Preflight, Spread};
 use crate::record::TokenCountSource;
-use crate::schema::Report;
+use crate::schema::{RealisedWorkload, Report};
 use crate::stats::thousands;
 
 use super::format::{bytes, duration, interval, parameters, percent, significant, usd, usd_exact};
@@ -230,6 +230,30 @@ pub(super) fn workload(report: &Report) -> Section {
         duration(load.duration_s)
     );
     rows.push(text("Phases", plan));
+    rows.extend(schedule_rows(realised));
+    rows.push(text("Lengths counted in", load.length_mode.clone()));
+    rows.push(count(
+        "Histories cut to fit the context",
+        realised.truncated,
+    ));
+    rows.push(count("Cancellations planned", realised.cancelled));
+    if let Some(cv) = realised.arrival_cv {
+        rows.push(text("Variation of arrival gaps (CV)", significant(cv)));
+    }
+    if let Some(share) = realised.ideal_prefix_hit {
+        rows.push(text("Prefix hits with an unbounded cache", percent(share)));
+    }
+    let classes = realised.classes.iter();
+    rows.extend(classes.map(|(class, &times)| count(&format!("Class {class}"), times)));
+    Section {
+        title: "Workload: asked for and realised",
+        rows,
+    }
+}
+
+/// What the generated schedule is like, and what of a trace is not in it.
+fn schedule_rows(realised: &RealisedWorkload) -> Vec<Row> {
+    let mut rows = Vec::new();
     let schedule = format!(
         "{} requests in {} sessions",
         thousands(realised.requests),
@@ -249,24 +273,19 @@ pub(super) fn workload(report: &Report) -> Section {
         thousands(realised.output_tokens_p50)
     );
     rows.push(text("Output tokens asked for", output));
-    rows.push(text("Lengths counted in", load.length_mode.clone()));
-    rows.push(count(
-        "Histories cut to fit the context",
-        realised.truncated,
-    ));
-    rows.push(count("Cancellations planned", realised.cancelled));
-    if let Some(cv) = realised.arrival_cv {
-        rows.push(text("Variation of arrival gaps (CV)", significant(cv)));
+    for (reason, left_out) in &realised.left_out {
+        rows.push(count(&format!("Left out: {reason}"), *left_out));
     }
-    if let Some(share) = realised.ideal_prefix_hit {
-        rows.push(text("Prefix hits with an unbounded cache", percent(share)));
+    if realised.lengthened > 0 {
+        rows.push(count(
+            "Prompts made longer for the template",
+            realised.lengthened,
+        ));
     }
-    let classes = realised.classes.iter();
-    rows.extend(classes.map(|(class, &times)| count(&format!("Class {class}"), times)));
-    Section {
-        title: "Workload: asked for and realised",
-        rows,
+    if realised.repeated > 0 {
+        rows.push(count("Sessions that came a second time", realised.repeated));
     }
+    rows
 }
 
 /// The generator's own error.

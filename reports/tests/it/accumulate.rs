@@ -16,7 +16,7 @@ const WINDOW: Window = Window {
 
 /// The stream of `metrics.md`: content chunks of 2 tokens at 100, 120 … 180 ms after `intended_ns`;
 /// the role-only chunk at 40 ms and the usage chunk at 190 ms are not content.
-fn golden(intended_ns: u64) -> RequestRecord {
+pub(crate) fn golden(intended_ns: u64) -> RequestRecord {
     RequestRecord {
         id: 0,
         session: 0,
@@ -30,6 +30,8 @@ fn golden(intended_ns: u64) -> RequestRecord {
             .map(|at| intended_ns + at * MS)
             .to_vec(),
         chunk_tokens: vec![2; 5],
+        bare_ns: vec![intended_ns + 40 * MS],
+        usage_ns: Some(intended_ns + 190 * MS),
         end_ns: Some(intended_ns + 191 * MS),
         outcome: Outcome::Ok,
         input_tokens: 30,

@@ -2,10 +2,13 @@
 
 mod accumulate;
 mod cost;
+mod dialect;
+mod fit;
 mod histogram;
 mod preflight;
 mod render;
 mod schema;
+mod simulated;
 mod stats;
 mod synthetic;
 mod validity;

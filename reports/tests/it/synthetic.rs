@@ -11,7 +11,7 @@ use reports::schema::{
     HostInfo, ModelInfo, RealisedWorkload, Report, RunInfo, SCHEMA_VERSION, Slo, TargetInfo,
     WorkloadInfo,
 };
-use reports::validity::{self, Completion, Inputs, LoadKind, OutputLength};
+use reports::validity::{self, Completion, Evenness, Inputs, LoadKind, OutputLength};
 use reports::{Outcome, RequestRecord, TokenCountSource};
 
 const MS: f64 = 1e6;
@@ -105,6 +105,8 @@ fn record(rng: &mut ChaCha8Rng, id: u64, intended: u64, queue_ms: f64, wave: f64
         chunk_tokens: vec![1; chunks.len()],
         output_tokens: chunks.len() as u64,
         chunk_ns: chunks,
+        bare_ns: Vec::new(),
+        usage_ns: None,
         end_ns: (outcome != Outcome::Unfinished).then_some(end),
         outcome,
         input_tokens: input,
@@ -144,6 +146,9 @@ pub(crate) fn report(story: Story, name: &str) -> Report {
     let (validity, mut warnings) = validity::assess(Inputs {
         completion: Completion::Complete,
         load: LoadKind::Open,
+        evenness: Evenness::Even,
+        requested: None,
+        drifts: &found.drifts,
         output_length: OutputLength::Exact,
         summary: &found.summary,
         client_error: &client_error,
@@ -256,6 +261,7 @@ fn workload(requests: u64) -> WorkloadInfo {
                 ("writing".to_owned(), requests / 3),
                 ("code".to_owned(), requests - 2 * (requests / 3)),
             ]),
+            ..RealisedWorkload::default()
         },
         scenario: serde_json::json!({ "workload": "doubao-chat", "rate": 7.0, "seed": 7 }),
     }

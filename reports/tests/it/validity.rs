@@ -3,7 +3,7 @@
 use reports::accumulate::Measurements;
 use reports::schema::{RequestCounts, SecondPoint};
 use reports::validity::{
-    Completion, Inputs, LoadKind, OutputLength, Verdict, assess, backlog_growth,
+    Completion, Evenness, Inputs, LoadKind, OutputLength, Verdict, assess, backlog_growth,
 };
 use reports::{Outcome, TokenCountSource};
 
@@ -13,6 +13,9 @@ fn inputs(found: &Measurements) -> Inputs<'_> {
     Inputs {
         completion: Completion::Complete,
         load: LoadKind::Open,
+        evenness: Evenness::Even,
+        requested: None,
+        drifts: &found.drifts,
         output_length: OutputLength::Exact,
         summary: &found.summary,
         client_error: &found.client_error,
@@ -135,7 +138,8 @@ fn shorter_replies_are_fine_when_they_were_allowed() {
 fn overload_is_told_from_load() {
     let found = synthetic::measured(Story::Overloaded);
     let reasons = assess(inputs(&found)).0.reasons.join("\n");
-    assert!(reasons.contains("the backlog grew from"), "{reasons}");
+    assert!(reasons.contains("Over-saturated"), "{reasons}");
+    assert!(reasons.contains("The backlog grew from"), "{reasons}");
     assert!(reasons.contains("lower --rate"), "{reasons}");
     let closed = Inputs {
         load: LoadKind::Closed,

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use reports::schema::{
     ClientError, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
 };
-use reports::validity::{Completion, Inputs, LoadKind as AssessedLoad, OutputLength, assess};
+use reports::validity::{
+    self, Completion, Evenness, Inputs, LoadKind as AssessedLoad, OutputLength, assess,
+};
 use reports::{Measurements, cost};
 
 use super::measure::Outcome;
@@ -25,9 +27,19 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
             Completion::Complete
         },
         load: match plan.load {
-            LoadKind::Open(..) => AssessedLoad::Open,
+            LoadKind::Open(..) | LoadKind::Replay(_) => AssessedLoad::Open,
             LoadKind::Closed(_) => AssessedLoad::Closed,
         },
+        evenness: if plan.workload.is_uneven() && !matches!(plan.load, LoadKind::Closed(_)) {
+            Evenness::Uneven
+        } else {
+            Evenness::Even
+        },
+        requested: outcome.requested.map(|asked| validity::Requested {
+            requests: asked.requests,
+            sd: asked.sd,
+        }),
+        drifts: &measured.drifts,
         output_length: if plan.ignore_eos {
             OutputLength::Exact
         } else {
@@ -114,7 +126,7 @@ fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
             "{count} values over an hour are recorded as an hour"
         ));
     }
-    if plan.workload.name == "doubao-chat-lite" {
+    if plan.workload.name() == "doubao-chat-lite" {
         warnings.push("doubao-chat-lite is not comparable with full-length workloads".to_owned());
     }
     warnings
@@ -189,12 +201,13 @@ fn model_info(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) -> Mode
 fn workload_info(plan: &Plan, outcome: &Outcome) -> WorkloadInfo {
     let (load, target_rate, users, arrivals) = match plan.load {
         LoadKind::Open(rate, arrivals) => ("open", Some(rate), None, arrivals.to_string()),
+        LoadKind::Replay(scale) => ("open", None, None, format!("the trace's, time × {scale}")),
         LoadKind::Closed(users) => ("closed", None, Some(users), "users who think".to_owned()),
     };
     let seconds = |ns: u64| ns as f64 / 1e9;
     WorkloadInfo {
-        name: plan.workload.name.clone(),
-        description: plan.workload.description.clone(),
+        name: plan.workload.name(),
+        description: plan.workload.description(),
         load: load.into(),
         target_rate,
         users,

@@ -17,11 +17,13 @@ use tokio::sync::watch;
 use crate::cmd::{interrupt, note};
 use crate::driver::{self, Ended, Load, LoadPlan, Users};
 use crate::plan::{LoadKind, Plan};
-use crate::preflight;
+use crate::preflight::{self, Pressure};
 use crate::progress;
 use crate::recorder::{Recorded, Recorder, refold};
 use crate::target::{self, Served, Target};
-use crate::workload::schedule::SessionMaker;
+use crate::workload::rate::RateCurve;
+use crate::workload::schedule::{OpenLoad, Pace, Requested, Schedule};
+use crate::workload::source::SessionSource;
 
 /// What a run leaves behind for the report.
 pub(super) struct Outcome {
@@ -35,6 +37,8 @@ pub(super) struct Outcome {
     pub(super) realised: RealisedWorkload,
     /// Equal for equal loads.
     pub(super) schedule_hash: String,
+    /// Requests that the window was to have.
+    pub(super) requested: Option<Requested>,
     /// What counts.
     pub(super) window: Window,
     /// Conversations lost to a fault of ours.
@@ -59,7 +63,7 @@ pub(super) async fn measure(
     plan: &Plan,
     clock: &Clock,
     served: Served,
-    maker: Arc<SessionMaker>,
+    source: Arc<SessionSource>,
     out: &Path,
 ) -> Result<Outcome> {
     let tokenizer = served.tokenizer();
@@ -67,9 +71,10 @@ pub(super) async fn measure(
         .await
         .map_err(|failure| anyhow!("`--target` {}: {}", plan.target, failure.message))?;
     std::fs::create_dir_all(out).with_context(|| format!("`--out` {}", out.display()))?;
-    let preflight = own_error(plan, clock, &tokenizer).await?;
-    let prepared = prepare_load(plan, &maker);
-    backend.prepare(preflight::connections(plan.load));
+    let prepared = prepare_load(plan, &source);
+    let pressure = pressure(plan, &prepared);
+    let preflight = own_error(plan, pressure, clock, &tokenizer).await?;
+    backend.prepare(preflight::connections(pressure));
     let window_ns = |s: f64| Nanos::from_secs_f64(s).0;
     let warmup_s = plan.warmup_s.min(prepared.end_s);
     let mut window = Window {
@@ -97,12 +102,12 @@ pub(super) async fn measure(
         sampling: plan.sampling,
         ignore_eos: plan.ignore_eos,
         tokenizer_kind: plan.tokenizer,
-        think_scale: plan.workload.think_scale,
+        think_scale: plan.workload.think_scale(),
         max_requests: plan.max_requests,
     };
     let driven = Driven {
         backend: &backend,
-        maker,
+        source,
         tokenizer,
         start,
         end,
@@ -122,6 +127,7 @@ pub(super) async fn measure(
         system: backend.describe(),
         realised: prepared.realised,
         schedule_hash: prepared.hash,
+        requested: prepared.requested,
         window,
         interrupted,
         timers_s,
@@ -132,9 +138,21 @@ pub(super) async fn measure(
     })
 }
 
+/// How hard the client will have to work.
+fn pressure(plan: &Plan, prepared: &Prepared) -> Pressure {
+    match plan.load {
+        LoadKind::Open(rate, _) => Pressure::Rate(rate),
+        LoadKind::Replay(_) => {
+            Pressure::Rate(prepared.realised.requests as f64 / prepared.end_s.max(1.0))
+        }
+        LoadKind::Closed(users) => Pressure::Users(users),
+    }
+}
+
 /// Drives the client against the ground truth, where there is a client.
 async fn own_error(
     plan: &Plan,
+    pressure: Pressure,
     clock: &Clock,
     tokenizer: &Arc<ChatTokenizer>,
 ) -> Result<Option<Preflight>> {
@@ -142,7 +160,7 @@ async fn own_error(
         return Ok(None);
     }
     note("measuring the client's own error against the bundled ground truth …");
-    let measured = preflight::measure(plan.load, plan.seed, clock, Arc::clone(tokenizer)).await;
+    let measured = preflight::measure(pressure, plan.seed, clock, Arc::clone(tokenizer)).await;
     let measured = measured
         .context("the client's own error could not be measured; `--no-preflight` runs without")?;
     Ok(Some(measured))
@@ -151,7 +169,7 @@ async fn own_error(
 /// What a run is driven with.
 struct Driven<'a> {
     backend: &'a Arc<dyn Backend>,
-    maker: Arc<SessionMaker>,
+    source: Arc<SessionSource>,
     tokenizer: Arc<ChatTokenizer>,
     start: Nanos,
     end: Nanos,
@@ -166,7 +184,7 @@ async fn drive(
 ) -> (Ended, bool, Option<f64>) {
     let Driven {
         backend,
-        maker,
+        source,
         tokenizer,
         start,
         end,
@@ -180,7 +198,7 @@ async fn drive(
     let clock = clock.clone();
     let ended = driver::run(
         backend,
-        maker,
+        source,
         tokenizer,
         load,
         recorder,
@@ -210,43 +228,46 @@ struct Prepared {
     realised: RealisedWorkload,
     hash: String,
     end_s: f64,
+    requested: Option<Requested>,
 }
 
-fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
+fn prepare_load(plan: &Plan, source: &SessionSource) -> Prepared {
     /// Sessions of a closed loop that are looked at beforehand to say what the load is like.
     const SAMPLED_SESSIONS: u64 = 64;
     let end_s = plan.warmup_s + plan.duration_s;
     let prepared = match plan.load {
-        LoadKind::Open(rate, arrivals) => {
-            let schedule = maker.open(arrivals, rate, end_s, plan.max_requests);
+        LoadKind::Open(..) | LoadKind::Replay(_) => {
+            let schedule = open_schedule(plan, source, end_s);
             Prepared {
                 load: Load::Open(schedule.sessions),
                 realised: schedule.realised,
                 hash: schedule.hash,
                 end_s: schedule.end_s,
+                requested: schedule.requested,
             }
         }
         LoadKind::Closed(users) => {
-            let (realised, hash) = maker.closed_realised(SAMPLED_SESSIONS);
+            let (realised, hash) = source.closed_realised(SAMPLED_SESSIONS);
             // Users come in evenly over one cycle of asking and thinking.
-            let cycle_s = maker.mean_cycle_s().min(end_s);
+            let cycle_s = source.mean_cycle_s().min(end_s);
             let spread = Nanos::from_secs_f64(cycle_s / f64::from(users));
             Prepared {
                 load: Load::Closed(Users {
                     count: users,
                     spread,
-                    ready: maker.ahead(sessions_ahead(plan, users, cycle_s)),
+                    ready: source.ahead(sessions_ahead(plan, users, cycle_s)),
                 }),
                 realised,
                 hash,
                 end_s,
+                requested: None,
             }
         }
     };
     let realised = &prepared.realised;
     note(&format!(
         "{}: {} requests in {} sessions{}, prompts {:.0} tokens, answers {:.0} on average",
-        plan.workload.name,
+        plan.workload.name(),
         realised.requests,
         realised.sessions,
         if matches!(plan.load, LoadKind::Closed(_)) {
@@ -265,12 +286,33 @@ fn prepare_load(plan: &Plan, maker: &SessionMaker) -> Prepared {
 fn sessions_ahead(plan: &Plan, users: u32, cycle_s: f64) -> u64 {
     const MOST_TOKENS: f64 = 2e7;
     let wanted = 4.0 * f64::from(users) * ((plan.warmup_s + plan.duration_s) / cycle_s + 1.0);
-    let tokens = f64::from(plan.workload.context_limit);
+    // A trace's prompts may be of any length.
+    let spec = plan.workload.spec();
+    let tokens = spec.map_or(8192.0, |spec| f64::from(spec.context_limit));
     let most = plan.max_requests.map_or(f64::MAX, |most| most as f64);
     match plan.target {
         Target::Http(_) => wanted.min(MOST_TOKENS / tokens).min(most) as u64,
         Target::Cpu | Target::Sim(_) => 0,
     }
+}
+
+fn open_schedule(plan: &Plan, source: &SessionSource, end_s: f64) -> Schedule {
+    let curve = match source {
+        SessionSource::Generated(maker) => maker.curve(plan.warmup_s, end_s),
+        SessionSource::Replayed(_) => RateCurve::flat((0.0, end_s)),
+    };
+    let pace = match plan.load {
+        LoadKind::Open(rate, arrivals) => Pace::Process { arrivals, rate },
+        LoadKind::Replay(time_scale) => Pace::Trace { time_scale },
+        LoadKind::Closed(_) => unreachable!("users have no schedule"),
+    };
+    source.open(&OpenLoad {
+        pace,
+        curve: &curve,
+        window_s: plan.warmup_s,
+        end_s,
+        max_requests: plan.max_requests,
+    })
 }
 
 fn show_progress(
