@@ -147,6 +147,8 @@ impl Answer {
                 self.with_ending(decided.text)
             }
             EventKind::Failed(failure) => Some(self.fail(failure)),
+            // of servers only
+            EventKind::Bare | EventKind::UsageOnly => None,
         }
     }
 
