@@ -33,6 +33,9 @@ use super::answer::{AnswerReader, Connection as Then};
 const WAKE: Token = Token(0);
 const ALARM: Token = Token(1);
 const FIRST_CONNECTION: usize = 2;
+/// Requests that are sent before the sockets are looked at again: many that are late at once must
+/// not keep answers from being read, nor the connections of those from being used again.
+const SEND_SLICE: usize = 32;
 /// Reads that are parsed before the sockets are looked at again.
 const PARSE_SLICE: usize = 8;
 /// Connections that are looked after in one go.
@@ -282,7 +285,10 @@ impl Sockets {
     }
 
     fn send_due(&mut self, now: Nanos) {
-        while self.due.peek().is_some_and(|Reverse(due)| due.0 <= now) {
+        for _ in 0..SEND_SLICE {
+            if self.due.peek().is_none_or(|Reverse(due)| due.0 > now) {
+                return;
+            }
             let Some(Reverse(Due(_, _, outgoing))) = self.due.pop() else {
                 return;
             };
