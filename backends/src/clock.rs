@@ -335,9 +335,9 @@ fn monotonic_now_ns() -> u64 {
 /// Nanoseconds since this was first asked in the process. For measuring computations, which no
 /// run's clock drives; everything in a run goes by its [`Clock`].
 pub fn process_nanos() -> u64 {
-    static ORIGIN: LazyLock<Instant> = LazyLock::new(wall_now);
-    let origin = *ORIGIN;
-    wall_now().duration_since(origin).as_nanos() as u64
+    static ORIGIN: LazyLock<u64> = LazyLock::new(monotonic_now_ns);
+    let origin_ns = *ORIGIN;
+    monotonic_now_ns().saturating_sub(origin_ns)
 }
 
 /// Completes at its deadline. Dropping it takes the timer back.

@@ -13,6 +13,7 @@ use backends::alarm::Alarm;
 use backends::{Clock, Nanos};
 use harness::arrivals::Arrivals;
 use harness::random::{Purpose, stream};
+use harness::workload::rate::RateCurve;
 use memchr::memmem;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
@@ -96,7 +97,12 @@ pub(super) fn run(
             .map(|user| start.plus(Nanos(1_330_000_000 * user as u64 / users as u64)))
             .collect(),
         Load::Open(rate) => Arrivals::Poisson
-            .instants_s(rate, (0.0, seconds), stream(1, Purpose::Arrivals, 0))
+            .instants_s(
+                rate,
+                &RateCurve::flat((0.0, seconds)),
+                seconds,
+                stream(1, Purpose::Arrivals, 0),
+            )
             .map(|at| start.plus(Nanos::from_secs_f64(at)))
             .collect(),
     };

@@ -558,6 +558,7 @@ fn outcome_of(cause: FailureCause) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::schedule::SessionMaker;
     use proptest::prelude::*;
 
     #[test]
@@ -641,8 +642,7 @@ mod tests {
         let source = models::ModelSource::parse("ref-tiny").expect("built in");
         let tokenizer = models::load_tokenizer(&source).expect("made in memory").1;
         let workload = crate::workload::spec::load("random:64/10").expect("a shape");
-        let maker = crate::workload::schedule::SessionMaker::new(workload, 1, Arc::clone(&tokenizer));
-        let maker = maker.expect("it renders");
+        let maker = SessionMaker::new(workload, 1, Arc::clone(&tokenizer)).expect("it renders");
         let session = maker.make_closed(0);
         let mut answer = Answer {
             record: new_record(0, &session, &session.turns[0], Nanos::ZERO),

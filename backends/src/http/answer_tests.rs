@@ -46,8 +46,8 @@ fn framed(body: &[u8]) -> [Vec<u8>; 3] {
     ]
 }
 
-/// What is said, without instants and without what depends on the split.
-fn said(reads: &[&[u8]]) -> Vec<EventKind> {
+/// All events, without instants and without what depends on the split.
+fn events_of(reads: &[&[u8]]) -> Vec<EventKind> {
     let (mut reader, mut events) = (AnswerReader::default(), Vec::new());
     for (at, bytes) in (1..).zip(reads) {
         if reader.read(Nanos(at), bytes, &mut events) != Connection::Read {
@@ -63,8 +63,14 @@ fn said(reads: &[&[u8]]) -> Vec<EventKind> {
         },
         kind => kind,
     };
-    let carries = |event: &Event| !matches!(event.kind, EventKind::Bare | EventKind::UsageOnly);
-    events.into_iter().filter(carries).map(plain).collect()
+    events.into_iter().map(plain).collect()
+}
+
+/// What is said: events without output are left out.
+fn said(reads: &[&[u8]]) -> Vec<EventKind> {
+    let mut events = events_of(reads);
+    events.retain(|kind| !matches!(kind, EventKind::Bare | EventKind::UsageOnly));
+    events
 }
 
 fn expected(name: &str) -> Vec<EventKind> {
@@ -153,6 +159,7 @@ proptest! {
         cuts.sort_unstable();
         let reads: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
         prop_assert_eq!(said(&reads), expected(name));
+        prop_assert_eq!(events_of(&reads), events_of(&[bytes]));
     }
 
     #[test]
@@ -167,14 +174,14 @@ proptest! {
             let at = place.index(bytes.len());
             bytes[at] = byte;
         }
-        let whole = said(&[&bytes]);
+        let whole = events_of(&[&bytes]);
         let is_end = |kind: &EventKind| {
             matches!(kind, EventKind::Finished { .. } | EventKind::Failed(_))
         };
         prop_assert_eq!(whole.iter().filter(|kind| is_end(kind)).count(), 1);
         prop_assert!(whole.last().is_some_and(is_end));
         let cut = cut.index(bytes.len() + 1);
-        prop_assert_eq!(said(&[&bytes[..cut], &bytes[cut..]]), whole);
+        prop_assert_eq!(events_of(&[&bytes[..cut], &bytes[cut..]]), whole);
     }
 }
 
@@ -192,6 +199,22 @@ fn coalesced_content_is_marked() {
         })
         .collect();
     assert_eq!(marks, [false, true, true, true, true]);
+}
+
+#[test]
+fn events_without_output_are_told_apart() {
+    let count = |name: &str| {
+        let (_, body) = STREAMS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .expect("there");
+        let events = events_of(&[&framed(body)[0]]);
+        let of = |kind| events.iter().filter(|event| **event == kind).count();
+        (of(EventKind::Bare), of(EventKind::UsageOnly))
+    };
+    // A role and a finish reason of their own, then usage; usage with the last choice.
+    assert_eq!(count("vllm"), (2, 1));
+    assert_eq!(count("mindie"), (1, 0));
 }
 
 #[test]
