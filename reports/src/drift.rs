@@ -71,38 +71,32 @@ pub fn mser5(values: &[f64]) -> Option<(usize, usize)> {
     Some((found.unwrap_or(0), n))
 }
 
-/// The drift of `(completion, latency)` in the order of completion, if there is one. Blocks of
-/// `block_ns` are taken to be independent.
+/// The drift of `(completion, latency)` in the order of completion, if there is one: of the beginning
+/// that MSER-5 leaves out, else of one half against the other, for a slow climb has no place where
+/// it ends. Blocks of `block_ns` are taken to be independent.
 pub fn drift(values: &[(u64, u64)], block_ns: u64) -> Option<Drift> {
     let logs: Vec<f64> = values
         .iter()
         .map(|&(_, ns)| (ns.max(1) as f64).ln())
         .collect();
     let (left_out, batches) = mser5(&logs)?;
-    let endless = left_out as f64 >= ENDLESS * batches as f64;
-    let from = if endless {
-        logs.len() / 2
-    } else {
-        left_out * BATCH
+    let shift_at = |from: usize| mean(&logs[..from]) - mean(&logs[from..]);
+    let found = |from: usize, matters: f64, of: f64| {
+        let blocks = |from: usize, to: usize| blocks(&values[from..to], &logs[from..to], block_ns);
+        let apart = || rank_z(&blocks(0, from), &blocks(from, logs.len())).abs() > FAR;
+        (of.abs() > matters.ln_1p() && apart()).then(|| Drift {
+            left_out: from as f64 / logs.len() as f64,
+            from,
+            ratio: shift_at(from).exp(),
+        })
     };
-    let (before, after) = logs.split_at(from);
-    if before.len() < 2 * BATCH {
-        return None;
-    }
-    let shift = mean(before) - mean(after);
-    // What leaving them out would change; halves are held against each other.
-    let (matters, of) = if endless {
-        (HALVES_SHIFT, shift.abs())
-    } else {
-        (SHIFT, (mean(&logs) - mean(after)).abs())
-    };
-    let blocks = |from: usize, to: usize| blocks(&values[from..to], &logs[from..to], block_ns);
-    let told_apart = rank_z(&blocks(0, from), &blocks(from, logs.len())).abs() > FAR;
-    (of > matters.ln_1p() && told_apart).then(|| Drift {
-        left_out: from as f64 / logs.len() as f64,
-        from,
-        ratio: shift.exp(),
-    })
+    let is_warm_up = left_out > 1 && (left_out as f64) < ENDLESS * batches as f64;
+    let (warm, half) = (left_out * BATCH, logs.len() / 2);
+    // What leaving a warm-up out would change; halves are held against each other.
+    let warm_up = is_warm_up.then(|| found(warm, SHIFT, mean(&logs) - mean(&logs[warm..])));
+    warm_up
+        .flatten()
+        .or_else(|| found(half, HALVES_SHIFT, shift_at(half)))
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -259,7 +259,7 @@ mod tests {
             .count();
         // 20 expected, standard deviation 4.4.
         assert!((5..=38).contains(&alarms), "{alarms} of {runs}");
-        let mut bent: Vec<f64> = uniform(3, 2_000).iter().map(|u| u.powf(1.1)).collect();
+        let mut bent: Vec<f64> = uniform(3, 2_000).iter().map(|u| u.powf(1.3)).collect();
         assert!(uniform_ks(&mut bent).p < 0.001);
     }
 

@@ -143,6 +143,8 @@ fn phrases(tokenizer: &ChatTokenizer) -> Vec<(String, Vec<u32>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
     use models::{ModelSource, load_tokenizer};
     use proptest::prelude::*;
@@ -194,7 +196,9 @@ mod tests {
             shared in prop::collection::vec(0..1000_u64, 1..6),
             extra in 1..64_u32,
         ) {
-            let (blocks, _) = text_of("ref-tiny", 3).expect("made in memory");
+            static TINY: OnceLock<BlockText> = OnceLock::new();
+            let tiny = || text_of("ref-tiny", 3).expect("made in memory").0;
+            let blocks = TINY.get_or_init(tiny);
             let with = |last: u64, extra: u32| {
                 let ids: Vec<u64> = shared.iter().copied().chain([last]).collect();
                 blocks.prompt(&ids, 64, 64 * shared.len() as u32 + extra).tokens

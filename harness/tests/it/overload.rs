@@ -131,11 +131,13 @@ async fn vanish(address: SocketAddr, bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a connection, asks for the server's health at `end`, and says whether it is well.
+/// Opens a connection, asks for the server's health at `end`, and says whether it is well. It does
+/// not wait so long that the server may take it for forgotten (75 s).
 async fn idle(address: SocketAddr, clock: Clock, end: Nanos) -> Fate {
+    let patience = clock.now().plus(Nanos(30_000_000_000));
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
-        clock.sleep_until(end).await;
+        clock.sleep_until(end.min(patience)).await;
         let head = b"GET /health HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
         stream.write_all(head).await?;
         let mut answer = Vec::new();

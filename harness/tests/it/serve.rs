@@ -471,7 +471,7 @@ fn our_own_run_measures_it() {
     ));
     let found = report(&sandbox.path("out"));
     // Only the lateness of a busy test machine may make it INVALID.
-    let lag = "send lag";
+    let lag = "load generator was late";
     assert!(
         found
             .validity
@@ -496,7 +496,7 @@ fn our_own_run_measures_it() {
 #[cfg(unix)]
 #[test]
 fn a_word_to_stop_lets_answers_finish_and_takes_no_more() {
-    let mut server = Serving::start(SIM);
+    let mut server = Serving::start(&format!("{SIM} --grace 1h"));
     let body = endless().replace("8000", "3000");
     let mut running = server.begin("POST", "/v1/chat/completions", &body);
     assert!(running.read_until("\"content\":\""));

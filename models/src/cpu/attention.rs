@@ -321,20 +321,12 @@ impl<E: Element> Segment<'_, E> {
             let begin = index * BLOCK_TOKENS;
             let tokens = (tile.visible - begin).min(BLOCK_TOKENS);
             let (keys, values) = self.attention.cache.head(first.blocks[index], self.head);
-            if let Some(next) = first.blocks.get(index + 1).filter(|_| vectors <= NARROW) {
-                let (keys, values) = self.attention.cache.head(*next, self.head);
-                for line in keys
-                    .iter()
-                    .flat_map(|row| bytemuck::bytes_of(row).chunks(CACHE_LINE))
-                {
-                    simd.prefetch(line);
-                }
-                for line in bytemuck::cast_slice(values).chunks(CACHE_LINE) {
-                    simd.prefetch(line);
-                }
-            }
+            let next = first.blocks.get(index + 1).filter(|_| W <= NARROW);
+            let (next_keys, next_values) = next.map_or((&[][..], &[][..]), |next| {
+                self.attention.cache.head(*next, self.head)
+            });
             let mut weights = [[0.0_f32; BLOCK_TOKENS]; W];
-            scores::<S, E, W, H>(simd, queries, keys, &mut weights);
+            scores::<S, E, W, H>(simd, queries, [keys, next_keys], &mut weights);
             for vector in 0..vectors {
                 let row = self.attention.rows[tile.rows.start + vector / heads];
                 let seen = (row.position + 1).saturating_sub(begin).min(BLOCK_TOKENS);
@@ -375,29 +367,17 @@ impl<E: Element> Segment<'_, E> {
                     }
                 }
             }
+            let values = [values, next_values];
+            let (weights, sums) = (&weights, &mut *state.values);
             let mut chunk = 0;
             while chunk + C <= chunks {
-                accumulate::<S, E, W, C>(
-                    simd,
-                    &weights,
-                    tokens,
-                    values,
-                    chunks,
-                    chunk,
-                    state.values,
-                );
+                let place = [chunk, chunks];
+                accumulate::<S, E, W, C>(simd, weights, tokens, values, place, sums);
                 chunk += C;
             }
             while chunk < chunks {
-                accumulate::<S, E, W, 1>(
-                    simd,
-                    &weights,
-                    tokens,
-                    values,
-                    chunks,
-                    chunk,
-                    state.values,
-                );
+                let place = [chunk, chunks];
+                accumulate::<S, E, W, 1>(simd, weights, tokens, values, place, sums);
                 chunk += 1;
             }
         }
@@ -429,13 +409,16 @@ impl<E: Element> Segment<'_, E> {
 fn scores<S: Simd, E: Element, const W: usize, const H: usize>(
     simd: S,
     queries: &[[f32; W]],
-    keys: &[[E; BLOCK_TOKENS]],
+    [keys, next]: [&[[E; BLOCK_TOKENS]]; 2],
     scores: &mut [[f32; BLOCK_TOKENS]; W],
 ) {
     for first in (0..BLOCK_TOKENS / ROWS).step_by(H) {
         for part in 0..ROWS / S::LANES {
             let mut sums = [[simd.splat(0.0); W]; H];
-            for (query, keys) in queries.iter().zip(keys) {
+            for (index, (query, keys)) in queries.iter().zip(keys).enumerate() {
+                if let Some(row) = next.get(index) {
+                    ask_for(simd, row);
+                }
                 let halves = &keys.as_chunks::<ROWS>().0[first..first + H];
                 for (sums, half) in sums.iter_mut().zip(halves) {
                     let keys = E::load(simd, half, part);
@@ -459,9 +442,8 @@ fn accumulate<S: Simd, E: Element, const W: usize, const C: usize>(
     simd: S,
     weights: &[[f32; BLOCK_TOKENS]; W],
     tokens: usize,
-    values: &[E],
-    chunks: usize,
-    first: usize,
+    [values, next]: [&[E]; 2],
+    [first, chunks]: [usize; 2],
     state: &mut [[f32; ROWS]],
 ) {
     for part in 0..ROWS / S::LANES {
@@ -472,7 +454,11 @@ fn accumulate<S: Simd, E: Element, const W: usize, const C: usize>(
             }
         }
         let (lines, _) = values.as_chunks::<ROWS>();
+        let next = next.as_chunks::<ROWS>().0;
         for (token, line) in lines.chunks_exact(chunks).enumerate().take(tokens) {
+            if let Some(line) = next.get(token * chunks + first..token * chunks + first + C) {
+                ask_for(simd, line.as_flattened());
+            }
             for (sums, line) in sums.iter_mut().zip(&line[first..first + C]) {
                 let values = E::load(simd, line, part);
                 for (sum, weights) in sums.iter_mut().zip(weights) {
@@ -485,6 +471,14 @@ fn accumulate<S: Simd, E: Element, const W: usize, const C: usize>(
                 simd.store(*sum, &mut state[(first + chunk) * WIDEST + vector], part);
             }
         }
+    }
+}
+
+/// Asks the memory for what will be read in the next block.
+#[inline(always)]
+fn ask_for<S: Simd, E: Element>(simd: S, elements: &[E]) {
+    for line in bytemuck::cast_slice::<E, u8>(elements).chunks(CACHE_LINE) {
+        simd.prefetch(line);
     }
 }
 

@@ -204,7 +204,7 @@ fn a_steady_run_is_valid() {
     // A server at 80 % of its capacity has queues that come and go for a minute. More seeds than
     // these say more: `WEIGHBRIDGE_SEEDS=400 cargo test -p reports steady -- --nocapture`.
     let seeds = std::env::var("WEIGHBRIDGE_SEEDS").map(|seeds| seeds.parse());
-    let seeds = seeds.unwrap_or(Ok(25)).expect("a number of seeds");
+    let seeds = seeds.unwrap_or(Ok(10)).expect("a number of seeds");
     for (window_s, load) in [
         (60.0, Load::Open(0.5)),
         (60.0, Load::Open(0.8)),
@@ -214,7 +214,7 @@ fn a_steady_run_is_valid() {
     ] {
         let found = invalid(seeds, window_s, load, always);
         println!("{} of {seeds} at {load:?} for {window_s} s", found.len());
-        let allowed = (seeds / 25).max(2) as usize;
+        let allowed = (seeds / 25).max(1) as usize;
         assert!(found.len() <= allowed, "{found:#?}");
     }
 }
@@ -222,15 +222,11 @@ fn a_steady_run_is_valid() {
 #[test]
 fn overload_is_named() {
     for share in [1.3, 2.0] {
-        let found = invalid(12, 120.0, Load::Open(share), always);
+        let found = invalid(6, 120.0, Load::Open(share), always);
         let named = found
             .iter()
             .filter(|reasons| reasons.contains("Over-saturated"));
-        assert!(
-            named.count() >= 11,
-            "{} at {share}: {found:#?}",
-            found.len()
-        );
+        assert!(named.count() >= 5, "{} at {share}: {found:#?}", found.len());
     }
 }
 
@@ -239,11 +235,11 @@ fn a_warm_up_that_is_too_short_is_named() {
     // Half as fast for the first half minute of the window.
     let cold = |t: f64| if t < WARMUP_S + 30.0 { 2.0 } else { 1.0 };
     for load in [Load::Open(0.3), Load::Users(12)] {
-        let found = invalid(12, 120.0, load, cold);
+        let found = invalid(6, 120.0, load, cold);
         let named = found
             .iter()
             .filter(|reasons| reasons.contains("lengthen --warmup"));
-        assert!(named.count() >= 10, "{} of 12: {found:#?}", found.len());
+        assert!(named.count() >= 5, "{} of 6: {found:#?}", found.len());
     }
 }
 
@@ -251,13 +247,13 @@ fn a_warm_up_that_is_too_short_is_named() {
 fn a_server_that_becomes_slower_is_named_in_open_and_closed_loop() {
     let tiring = |t: f64| 1.0 + t / 120.0;
     for load in [Load::Open(0.3), Load::Users(12)] {
-        let found = invalid(12, 120.0, load, tiring);
+        let found = invalid(6, 120.0, load, tiring);
         // An open loop that is near its capacity in the end is called over-saturated instead.
         let named = |reasons: &&String| {
             reasons.contains("not steady") || reasons.contains("Over-saturated")
         };
         let named = found.iter().filter(named).count();
-        assert!(named >= 11, "{named} of 12: {found:#?}");
+        assert!(named >= 5, "{named} of 6: {found:#?}");
     }
 }
 
