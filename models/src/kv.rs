@@ -216,10 +216,11 @@ impl<'a> Placement<'a> {
         let mut written = Vec::new();
         for (step, (positions, blocks)) in steps.clone().enumerate() {
             let (start, end) = (positions.start, positions.end);
-            for index in start / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS) {
+            let touched = start / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS);
+            for (index, &block) in touched.clone().zip(&blocks[touched]) {
                 let first = start.max(index * BLOCK_TOKENS) % BLOCK_TOKENS;
                 let last = end.min((index + 1) * BLOCK_TOKENS) - index * BLOCK_TOKENS;
-                written.push((blocks[index], first, last, step));
+                written.push((block, first, last, step));
             }
         }
         written.sort_unstable();

@@ -134,6 +134,7 @@ impl Job for Largest<'_> {
 }
 
 /// The lowest id with this logit; 0 if there is none.
+#[expect(clippy::float_cmp, reason = "the maximum is one of them")]
 fn first(logits: &[f32], maximum: f32) -> u32 {
     let found = logits.iter().position(|logit| *logit == maximum);
     found.unwrap_or(0) as u32
@@ -151,7 +152,6 @@ impl Job for Weigh<'_> {
     type Output = f64;
 
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "compiled for the level of the caller")]
     fn run<S: Simd>(self, simd: S) -> f64 {
         // e^-80 of the best is never drawn
         const LEAST: f32 = -80.0;
@@ -215,7 +215,7 @@ struct Candidate {
 
 impl Candidate {
     /// Most probable first, then lowest id.
-    fn order(&self, other: &Self) -> Ordering {
+    fn order(self, other: Self) -> Ordering {
         other
             .weight
             .total_cmp(&self.weight)
@@ -238,13 +238,13 @@ fn candidates(weights: &[f32], total: f64, top_p: Option<f64>) -> Vec<Candidate>
 
 fn keep_top_k(candidates: &mut Vec<Candidate>, top_k: usize) {
     if top_k > 0 && top_k < candidates.len() {
-        candidates.select_nth_unstable_by(top_k - 1, Candidate::order);
+        candidates.select_nth_unstable_by(top_k - 1, |a, b| a.order(*b));
         candidates.truncate(top_k);
     }
 }
 
 fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: Option<f64>) {
-    candidates.sort_unstable_by(Candidate::order);
+    candidates.sort_unstable_by(|a, b| a.order(*b));
     let Some(top_p) = top_p else { return };
     let total: f64 = candidates.iter().map(|one| f64::from(one.weight)).sum();
     let mut sum = 0.0;

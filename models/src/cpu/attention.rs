@@ -78,6 +78,10 @@ impl Tile {
 }
 
 /// Attends every row; `out` gets `heads * head_dim` elements per row.
+#[expect(
+    clippy::too_many_lines,
+    reason = "two ways to share the same work, side by side"
+)]
 pub(crate) fn attend<E: Element>(
     pool: &mut Pool,
     level: Level,
@@ -122,7 +126,7 @@ pub(crate) fn attend<E: Element>(
                         attention,
                         tile,
                         head,
-                        segment,
+                        number: segment,
                         state,
                     });
                 }
@@ -157,7 +161,7 @@ pub(crate) fn attend<E: Element>(
                 attention,
                 tile,
                 head,
-                segment: 0,
+                number: 0,
                 state: total,
             });
             for segment in 1..tile.segments() {
@@ -165,7 +169,7 @@ pub(crate) fn attend<E: Element>(
                     attention,
                     tile,
                     head,
-                    segment,
+                    number: segment,
                     state: next,
                 });
                 level.run(Merge {
@@ -273,7 +277,7 @@ struct Segment<'a, E> {
     attention: Attention<'a, E>,
     tile: &'a Tile,
     head: usize,
-    segment: usize,
+    number: usize,
     state: &'a mut [f32],
 }
 
@@ -295,6 +299,10 @@ impl<E: Element> Segment<'_, E> {
     /// With registers for `W` vectors (some may be idle), `H` halves of a block's tokens and `C`
     /// times 16 dimensions of the values.
     #[inline(always)]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one loop that keeps all in registers"
+    )]
     fn attend<S: Simd, const W: usize, const H: usize, const C: usize>(self, simd: S) {
         let shape = self.attention.cache.shape;
         let tile = self.tile;
@@ -315,8 +323,8 @@ impl<E: Element> Segment<'_, E> {
         state.sums[..W].fill([0.0; ROWS]);
         let chunks = shape.value_stride / ROWS;
         state.values[..chunks * WIDEST].fill([0.0; ROWS]);
-        let end = tile.visible.min((self.segment + 1) * SEGMENT);
-        let blocks = self.segment * SEGMENT / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS);
+        let end = tile.visible.min((self.number + 1) * SEGMENT);
+        let blocks = self.number * SEGMENT / BLOCK_TOKENS..end.div_ceil(BLOCK_TOKENS);
         for index in blocks {
             let begin = index * BLOCK_TOKENS;
             let tokens = (tile.visible - begin).min(BLOCK_TOKENS);

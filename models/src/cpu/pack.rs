@@ -289,7 +289,7 @@ impl<const BITS: usize, const SCALES: usize, const MINS: usize> Block<BITS, SCAL
         }
         if BITS == 6 {
             let bits = simd.bytes(&self.codes[4 + pair / 2], part);
-            let bits = if pair % 2 == 0 {
+            let bits = if pair.is_multiple_of(2) {
                 bits
             } else {
                 simd.right::<4>(bits)
@@ -381,6 +381,7 @@ fn expand<const BITS: usize, const SCALES: usize, const MINS: usize>(
 }
 
 /// The `index`-th group of 32 weights of a tensor's bytes.
+#[expect(clippy::too_many_lines, reason = "one arm for each format")]
 fn plain(dtype: GgmlDType, bytes: &[u8], index: usize) -> Plain {
     let number = |bytes: &[u8], at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
     let size = dtype.type_size();

@@ -279,7 +279,6 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Panics
     /// If the part is not inside the buffer.
-    #[expect(clippy::mut_from_ref, reason = "the caller keeps the parts apart")]
     pub(crate) unsafe fn part(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.length);
         // SAFETY: inside the buffer by the assertion; exclusive by the caller's promise.

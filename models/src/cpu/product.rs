@@ -376,7 +376,7 @@ impl Kernel for Half {
         row: usize,
         results: &mut [[[f32; ROWS]; W]; P],
     ) {
-        let panels = panels.map(|panel| bytemuck::cast_slice::<u8, [u16; ROWS]>(panel));
+        let panels = panels.map(bytemuck::cast_slice::<u8, [u16; ROWS]>);
         floats(simd, panels, next, input, row, results, |line, part| {
             simd.load_f16(line, part)
         });
@@ -403,7 +403,7 @@ impl Kernel for Single {
         row: usize,
         results: &mut [[[f32; ROWS]; W]; P],
     ) {
-        let panels = panels.map(|panel| bytemuck::cast_slice::<u8, [f32; ROWS]>(panel));
+        let panels = panels.map(bytemuck::cast_slice::<u8, [f32; ROWS]>);
         floats(simd, panels, next, input, row, results, |line, part| {
             simd.load(line, part)
         });

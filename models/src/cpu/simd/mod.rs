@@ -171,8 +171,9 @@ impl Level {
 
     /// The fastest level of this processor.
     pub fn best() -> Self {
-        let available = Self::ALL.into_iter().filter(|level| level.is_available());
-        available.last().unwrap_or(Self::Scalar)
+        let mut levels = Self::ALL.into_iter();
+        let best = levels.rfind(|level| level.is_available());
+        best.unwrap_or(Self::Scalar)
     }
 
     /// Whether this processor, in this build, has the instructions.

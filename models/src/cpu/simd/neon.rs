@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "vector instructions")]
 
 use super::{Job, ROWS, Simd};
+#[expect(clippy::wildcard_imports, reason = "some forty intrinsics")]
 use std::arch::aarch64::*;
 use std::arch::asm;
 

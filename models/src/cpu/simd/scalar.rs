@@ -130,7 +130,7 @@ impl Simd for Scalar {
     #[inline(always)]
     fn dot(self, sum: i32, codes: [u8; 4], x: i32) -> i32 {
         let x = x.to_le_bytes();
-        let products = (0..4).map(|i| i32::from(codes[i]) * i32::from(x[i] as i8));
+        let products = (0..4).map(|i| i32::from(codes[i]) * i32::from(x[i].cast_signed()));
         sum + products.sum::<i32>()
     }
 

@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "vector instructions")]
 
 use super::{Job, ROWS, Simd, fused_bf16};
+#[expect(clippy::wildcard_imports, reason = "some eighty intrinsics")]
 use std::arch::x86_64::*;
 
 pub(super) fn has_avx2() -> bool {
@@ -158,7 +159,8 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn dot_bf16(self, sum: __m512, pairs: __m512i, x: u32) -> __m512 {
             if BF16 {
                 let x = _mm512_set1_epi32(x.cast_signed());
-                _mm512_dpbf16_ps(sum, std::mem::transmute(pairs), std::mem::transmute(x))
+                let pairs = std::mem::transmute::<__m512i, __m512bh>(pairs);
+                _mm512_dpbf16_ps(sum, pairs, std::mem::transmute::<__m512i, __m512bh>(x))
             } else {
                 fused_bf16(self, sum, pairs, x)
             }
