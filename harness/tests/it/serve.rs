@@ -471,13 +471,16 @@ fn our_own_run_measures_it() {
     ));
     let found = report(&sandbox.path("out"));
     // Only the lateness of a busy test machine may make it INVALID.
-    let lag = "load generator was late";
+    let busy = [
+        "load generator was late",
+        "The client is part of what was measured",
+    ];
     assert!(
         found
             .validity
             .reasons
             .iter()
-            .all(|reason| reason.contains(lag)),
+            .all(|reason| busy.iter().any(|busy| reason.contains(busy))),
         "{}",
         ran.out
     );

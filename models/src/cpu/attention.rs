@@ -4,8 +4,8 @@
 //! key/value head: up to 12 vectors that read each key and value once. The cache is walked in
 //! segments of 256 tokens with an online softmax; segments are joined in order. When there are
 //! few tiles (decode of a small batch) threads take segments, else tiles. **Invariant.** The
-//! result of a row depends only on its query, its position and the cached keys and values before it: not on block numbers, other rows,
-//! threads, nor the level.
+//! result of a row depends only on its query, its position and the cached keys and values before
+//! it: not on block numbers, other rows, threads, nor the level.
 
 #![expect(unsafe_code, reason = "threads fill disjoint parts of one output")]
 #![expect(

@@ -4,7 +4,8 @@
 //! section spinning, for a short time, and then sleep: an idle engine costs nothing. Work is
 //! split into one run of items per thread; who is done early takes from the others, so a thread
 //! that the system has put aside holds nobody up for longer than the item it is at.
-//! **Invariant.** Every item is done once, and all are done when [`Pool::run`] returns; which thread does it decides nothing.
+//! **Invariant.** Every item is done once, and all are done when [`Pool::run`] returns; which
+//! thread does it decides nothing.
 
 #![expect(unsafe_code, reason = "threads share a borrowed closure and buffers")]
 

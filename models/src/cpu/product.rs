@@ -3,8 +3,8 @@
 //! One kernel serves decode and prefill: it walks a panel of 16 weight rows block by block,
 //! unpacks the codes in registers and multiplies them with every column of a tile, so that the
 //! unpacking is shared by up to 12 columns and nothing is expanded in memory. **Invariant.** Each
-//! element of the product is summed in the order of the columns, whatever the tile, the thread or the level;
-//! a row's result does not depend on the rows beside it.
+//! element of the product is summed in the order of the columns, whatever the tile, the thread or
+//! the level; a row's result does not depend on the rows beside it.
 
 #![expect(unsafe_code, reason = "threads fill disjoint columns of one output")]
 #![expect(
