@@ -92,11 +92,10 @@ fn once(name: &str) {
 criterion_group!(benches, kernels);
 
 fn main() {
-    match std::env::var("WEIGHBRIDGE_ONCE") {
-        Ok(name) => once(&name),
-        Err(_) => {
-            benches();
-            Criterion::default().configure_from_args().final_summary();
-        }
+    if let Ok(name) = std::env::var("WEIGHBRIDGE_ONCE") {
+        once(&name);
+    } else {
+        benches();
+        Criterion::default().configure_from_args().final_summary();
     }
 }

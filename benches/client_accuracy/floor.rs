@@ -91,21 +91,7 @@ pub(super) fn run(
     let cpu_before = harness::host::process_cpu_s().unwrap_or_default();
     let start = clock.now();
     let end = start.plus(Nanos::from_secs_f64(seconds));
-    let mut due: VecDeque<Nanos> = match load {
-        // As in the load generator, users do not all begin at once.
-        Load::Closed(users) => (0..users)
-            .map(|user| start.plus(Nanos(1_330_000_000 * user as u64 / users as u64)))
-            .collect(),
-        Load::Open(rate) => Arrivals::Poisson
-            .instants_s(
-                rate,
-                &RateCurve::flat((0.0, seconds)),
-                seconds,
-                stream(1, Purpose::Arrivals, 0),
-            )
-            .map(|at| start.plus(Nanos::from_secs_f64(at)))
-            .collect(),
-    };
+    let mut due = first_sends(load, start, seconds);
     let again = matches!(load, Load::Closed(_));
     let mut events = Events::with_capacity(1024);
     let mut scratch = vec![0; 64 << 10];
@@ -126,6 +112,25 @@ pub(super) fn run(
     }
     let cpu_s = harness::host::process_cpu_s().unwrap_or_default() - cpu_before;
     Ok((floor.records, cpu_s))
+}
+
+/// When requests are due, as far as that is known before the run.
+fn first_sends(load: Load, start: Nanos, seconds: f64) -> VecDeque<Nanos> {
+    match load {
+        // As in the load generator, users do not all begin at once.
+        Load::Closed(users) => (0..users)
+            .map(|user| start.plus(Nanos(1_330_000_000 * user as u64 / users as u64)))
+            .collect(),
+        Load::Open(rate) => Arrivals::Poisson
+            .instants_s(
+                rate,
+                &RateCurve::flat((0.0, seconds)),
+                seconds,
+                stream(1, Purpose::Arrivals, 0),
+            )
+            .map(|at| start.plus(Nanos::from_secs_f64(at)))
+            .collect(),
+    }
 }
 
 impl Floor {

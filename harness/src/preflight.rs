@@ -68,37 +68,7 @@ pub async fn measure(
     backend.prepare(connections(pressure));
     let workload = Workload::Generated(Box::new(spec::load(WORKLOAD)?));
     let source = SessionSource::new(workload, seed, Arc::clone(&tokenizer), None)?;
-    let (words, load) = match pressure {
-        Pressure::Rate(rate) => {
-            let rate = rate.max(LOWEST_RATE);
-            let schedule = source.open(&OpenLoad {
-                pace: Pace::Process {
-                    arrivals: Arrivals::Poisson,
-                    rate,
-                },
-                curve: &RateCurve::flat((0.0, DURATION_S)),
-                window_s: 0.0,
-                end_s: DURATION_S,
-                max_requests: None,
-            });
-            (
-                format!("open loop, {rate} requests per second"),
-                Load::Open(schedule.sessions),
-            )
-        }
-        Pressure::Users(users) => {
-            let ready = source.ahead(u64::from(users) * 4);
-            let spread = Nanos::from_secs_f64(0.5 / f64::from(users));
-            (
-                format!("closed loop, {users} users"),
-                Load::Closed(Users {
-                    count: users,
-                    spread,
-                    ready,
-                }),
-            )
-        }
-    };
+    let (words, load) = load_under(pressure, &source);
     // The connections are there by now.
     clock.sleep(Nanos(100_000_000)).await;
     let path = folder.0.join("requests.jsonl");
@@ -129,6 +99,41 @@ pub async fn measure(
     let tokens = preflight.tokens as f64;
     preflight.cpu_ms_per_1000_tokens = cpu_s.map(|cpu| cpu * 1e6 / tokens.max(1.0));
     Ok(preflight)
+}
+
+/// The load, and what it is in words.
+fn load_under(pressure: Pressure, source: &SessionSource) -> (String, Load) {
+    match pressure {
+        Pressure::Rate(rate) => {
+            let rate = rate.max(LOWEST_RATE);
+            let schedule = source.open(&OpenLoad {
+                pace: Pace::Process {
+                    arrivals: Arrivals::Poisson,
+                    rate,
+                },
+                curve: &RateCurve::flat((0.0, DURATION_S)),
+                window_s: 0.0,
+                end_s: DURATION_S,
+                max_requests: None,
+            });
+            (
+                format!("open loop, {rate} requests per second"),
+                Load::Open(schedule.sessions),
+            )
+        }
+        Pressure::Users(users) => {
+            let ready = source.ahead(u64::from(users) * 4);
+            let spread = Nanos::from_secs_f64(0.5 / f64::from(users));
+            (
+                format!("closed loop, {users} users"),
+                Load::Closed(Users {
+                    count: users,
+                    spread,
+                    ready,
+                }),
+            )
+        }
+    }
 }
 
 /// Connections that a load is likely to need at once. Users need one each; at a rate nobody knows

@@ -54,7 +54,7 @@ fn request_is_complete(seen: &[u8]) -> bool {
 }
 
 /// Are events without output of interest?
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Bare {
     Kept,
     LeftOut,

@@ -25,6 +25,7 @@ const CHUNK: usize = 512;
 const MOST: usize = 1 << 20;
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct SpeedArgs {
     /// Model, as for run
     #[arg(long, value_name = "M", default_value = "ref-135m")]
@@ -104,6 +105,7 @@ struct Machine {
 
 /// One operation's part of a step. The last of a list is the whole step.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "they are the names in the JSON")]
 struct Share {
     operation: &'static str,
     microseconds_per_step: f64,
@@ -421,18 +423,18 @@ fn line(row: &Row) -> String {
     );
     if let Some(profile) = &row.profile {
         let machine = &profile.machine;
-        text += &format!(
+        text.extend([format!(
             "\n  this machine reads {:.1} GB/s of a working set of {}, and does {:.0} int8 and {:.0} \
              f32 GOP/s\n",
             machine.read_bytes_per_s / 1e9,
             show_bytes(machine.working_set_bytes),
             machine.int8_operations_per_s / 1e9,
             machine.f32_operations_per_s / 1e9
-        );
+        )]);
         for (name, shares) in [("prefill", &profile.prefill), ("decode", &profile.decode)] {
             text += &table(name, shares);
         }
-        text += &format!("\n{HEADER}\n");
+        text.extend(["\n", HEADER, "\n"]);
     }
     text
 }
@@ -450,7 +452,7 @@ fn table(name: &str, shares: &[Share]) -> String {
         }
     };
     for share in shares {
-        text += &format!(
+        text.extend([format!(
             "  {:<18} {:>11.1} {:>7} {:>8.1} {:>13} {:>10} {:>10}\n",
             share.operation,
             share.microseconds_per_step,
@@ -459,7 +461,7 @@ fn table(name: &str, shares: &[Share]) -> String {
             percent(share.share_of_bandwidth),
             percent(share.share_of_int8_peak),
             percent(share.share_of_f32_peak)
-        );
+        )]);
     }
     text
 }

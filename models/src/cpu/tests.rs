@@ -463,12 +463,12 @@ fn slots_after_the_last_visible_token_are_not_read() {
 
 #[test]
 fn places_that_overlap_are_refused() {
+    static TABLE: [u32; 2] = [4, 5];
+    static OTHER: [u32; 2] = [6, 5];
     let blocks = [4, 5];
     let place = |steps: Vec<(std::ops::Range<usize>, &'static [u32])>| {
         Placement::new(steps.into_iter()).map(|placement| placement.rows().len())
     };
-    static TABLE: [u32; 2] = [4, 5];
-    static OTHER: [u32; 2] = [6, 5];
     assert_eq!(place(vec![(0..40, &TABLE), (40..50, &TABLE)]), Ok(50));
     let clash = place(vec![(0..40, &TABLE), (39..50, &TABLE)]).unwrap_err();
     assert_eq!((clash.step, clash.block), (1, blocks[1]));
@@ -498,7 +498,7 @@ fn a_pool_does_every_item_once_and_passes_panics_on() {
         }
         let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             pool.run(100, usize::MAX, |_, range| {
-                assert!(!range.contains(&99), "item 99")
+                assert!(!range.contains(&99), "item 99");
             });
         }));
         assert!(failed.is_err());
@@ -507,7 +507,7 @@ fn a_pool_does_every_item_once_and_passes_panics_on() {
         // SAFETY: each item is done once.
         #[expect(unsafe_code, reason = "items set their own elements")]
         pool.run(10, usize::MAX, |_, range| {
-            range.for_each(|item| unsafe { shared.set(item, 1) })
+            range.for_each(|item| unsafe { shared.set(item, 1) });
         });
         assert_eq!(done, [1; 10], "the pool still works");
     }

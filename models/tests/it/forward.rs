@@ -190,6 +190,7 @@ fn the_135m_reference_model_has_the_shape_it_promises() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of mistakes")]
 fn unusable_batches_are_refused() {
     let config = TINY.llama.config();
     let mut cache = KvCache::new(config, 2, KvFormat::F16).unwrap();

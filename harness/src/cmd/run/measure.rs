@@ -75,12 +75,7 @@ pub(super) async fn measure(
     let pressure = pressure(plan, &prepared);
     let preflight = own_error(plan, pressure, clock, &tokenizer).await?;
     backend.prepare(preflight::connections(pressure));
-    let window_ns = |s: f64| Nanos::from_secs_f64(s).0;
-    let warmup_s = plan.warmup_s.min(prepared.end_s);
-    let mut window = Window {
-        start_ns: window_ns(warmup_s),
-        end_ns: window_ns(prepared.end_s),
-    };
+    let mut window = window(plan.warmup_s, prepared.end_s);
     let timers_s = if clock.is_simulated() {
         None
     } else {
@@ -136,6 +131,15 @@ pub(super) async fn measure(
         started,
         ended: timestamp(clock, jiff::Timestamp::now()),
     })
+}
+
+/// What counts of a load that ends at `end_s`.
+fn window(warmup_s: f64, end_s: f64) -> Window {
+    let ns = |s: f64| Nanos::from_secs_f64(s).0;
+    Window {
+        start_ns: ns(warmup_s.min(end_s)),
+        end_ns: ns(end_s),
+    }
 }
 
 /// How hard the client will have to work.

@@ -7,7 +7,11 @@
 #![expect(unsafe_code, reason = "vector instructions")]
 
 use super::{Job, ROWS, Simd, fused_bf16};
-#[expect(clippy::wildcard_imports, reason = "some eighty intrinsics")]
+// The lint passes over tests.
+#[cfg_attr(
+    not(test),
+    expect(clippy::wildcard_imports, reason = "some eighty intrinsics")
+)]
 use std::arch::x86_64::*;
 
 pub(super) fn has_avx2() -> bool {
