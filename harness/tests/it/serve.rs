@@ -504,7 +504,7 @@ fn a_word_to_stop_lets_answers_finish_and_takes_no_more() {
     let mut running = server.begin("POST", "/v1/chat/completions", &body);
     assert!(running.read_until("\"content\":\""));
     server.signal("-TERM");
-    while server.get("/health").status == 200 {
+    while server.is_healthy() {
         std::thread::yield_now();
     }
     let refused = server
@@ -528,7 +528,7 @@ fn patience_ends_with_the_grace_period_or_a_second_word() {
         assert!(running.read_until("\"content\":\""));
         server.signal("-INT");
         if flags.ends_with('h') {
-            while server.get("/health").status == 200 {
+            while server.is_healthy() {
                 std::thread::yield_now();
             }
             server.signal("-INT");

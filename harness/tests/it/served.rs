@@ -78,6 +78,14 @@ impl Serving {
         self.get("/metrics").metric(name)
     }
 
+    /// Whether it takes requests. One that stops may close a connection on which it has read no
+    /// request yet, without an answer.
+    pub(crate) fn is_healthy(&self) -> bool {
+        let mut incoming = self.begin("GET", "/health", "");
+        let answered = incoming.stream.read_to_end(&mut incoming.seen);
+        answered.is_ok() && incoming.seen.starts_with(b"HTTP/1.1 200")
+    }
+
     /// Waits until a metric has the value.
     pub(crate) fn wait_for(&self, name: &str, wanted: f64) {
         while (self.metric(name) - wanted).abs() > 1e-9 {
