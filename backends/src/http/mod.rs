@@ -1,6 +1,6 @@
 //! Any server that speaks the OpenAI API, over HTTP/1.1 with streaming.
 //!
-//! [`reactor`] owns the sockets and stamps each read before anything is parsed; [`answer`] turns
+//! `reactor` owns the sockets and stamps each read before anything is parsed; `answer` turns
 //! bytes into events. Connections are kept and reused; making one counts as part of the request,
 //! since the server is a party to it. There are no retries: a request that fails has failed.
 //!

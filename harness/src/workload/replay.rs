@@ -1,6 +1,6 @@
 //! Replays a trace: its requests at their instants, or its conversations at a rate.
 //!
-//! A request of a trace has a prompt of its own ([`super::blocks`]), whatever was answered before
+//! A request of a trace has a prompt of its own (`blocks.rs`), whatever was answered before
 //! it, and is a session of one turn. A conversation keeps its text and its order; its instants and
 //! think times are drawn, since no trace of text has any. Invariant: what does not fit the model is
 //! left out and counted, a prompt is never cut; the replay is a function of (trace, seed).
