@@ -15,7 +15,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -313,9 +313,10 @@ fn pace(shared: &std::sync::Weak<Shared>) {
     }
 }
 
-/// The system's monotonic clock: the one place that reads it.
+/// The system's monotonic clock: the one place that reads it. For measuring computations, which no
+/// run's clock drives; everything in a run goes by its [`Clock`].
 #[cfg(unix)]
-fn monotonic_now_ns() -> u64 {
+pub fn monotonic_now_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
@@ -326,18 +327,10 @@ fn monotonic_now_ns() -> u64 {
     clippy::disallowed_methods,
     reason = "the one place that reads the system's clock"
 )]
-fn monotonic_now_ns() -> u64 {
+pub fn monotonic_now_ns() -> u64 {
     static ORIGIN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     let origin = ORIGIN.get_or_init(std::time::Instant::now);
     origin.elapsed().as_nanos() as u64
-}
-
-/// Nanoseconds since this was first asked in the process. For measuring computations, which no
-/// run's clock drives; everything in a run goes by its [`Clock`].
-pub fn process_nanos() -> u64 {
-    static ORIGIN: LazyLock<u64> = LazyLock::new(monotonic_now_ns);
-    let origin_ns = *ORIGIN;
-    monotonic_now_ns().saturating_sub(origin_ns)
 }
 
 /// Completes at its deadline. Dropping it takes the timer back.

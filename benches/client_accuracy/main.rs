@@ -17,14 +17,13 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use harness::mock::record::Record;
 use harness::mock::{MockConfig, serve};
-use harness::preflight::compare;
+use harness::preflight::{GroundTruth, compare};
 use reports::preflight::Preflight;
 use reports::schema::Metric;
 use reports::{Report, RequestRecord};
@@ -149,8 +148,11 @@ fn measure(
     folder: &Path,
     client: fn(&Options, Load, &str, &Path) -> Result<Ran>,
 ) -> Result<Run> {
-    let server = Server::start(options, &folder.join("truth.jsonl"))?;
-    let (records, start_ns, cpu_s) = client(options, load, &server.address, folder)?;
+    let program = pinned(&options.server_cpu, &options.weighbridge);
+    let mut server = GroundTruth::start(program, &folder.join("truth.jsonl"))?;
+    let base = server.base().trim_start_matches("http://");
+    let address = base.trim_end_matches("/v1");
+    let (records, start_ns, cpu_s) = client(options, load, address, folder)?;
     let truth = server.finish()?;
     let tokens: usize = truth.requests.iter().map(|truth| truth.sent_ns.len()).sum();
     // Requests that should have been begun, by the schedule or by users who do not wait.
@@ -255,45 +257,6 @@ fn pinned(cpu: &str, program: &Path) -> Command {
     let mut command = Command::new("taskset");
     command.args(["-c", cpu]).arg(program);
     command
-}
-
-/// `weighbridge mock` as a process of its own.
-struct Server {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    address: String,
-    record: PathBuf,
-}
-
-impl Server {
-    fn start(options: &Options, record: &Path) -> Result<Self> {
-        let mut child = pinned(&options.server_cpu, &options.weighbridge)
-            .args(["mock", "--listen", "127.0.0.1:0", "--until-stdin-closes"])
-            .arg("--record")
-            .arg(record)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("`{}`", options.weighbridge.display()))?;
-        let stdout = child.stdout.take().context("it is piped")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        let address = line.trim().trim_start_matches("listening on http://");
-        Ok(Self {
-            address: address.trim_end_matches("/v1").to_owned(),
-            stdin: child.stdin.take(),
-            child,
-            record: record.to_owned(),
-        })
-    }
-
-    fn finish(mut self) -> Result<Record> {
-        self.stdin = None;
-        self.child.wait()?;
-        Ok(Record::from_lines(BufReader::new(File::open(
-            &self.record,
-        )?))?)
-    }
 }
 
 const HEADS: &str = "| client | load | achieved | TTFT p50/p99 | true | ITL p50/p99 | true | \

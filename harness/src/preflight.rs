@@ -56,9 +56,10 @@ pub async fn measure(
     tokenizer: Arc<ChatTokenizer>,
 ) -> Result<Preflight> {
     let folder = Folder::new(clock)?;
-    let mut server = Server::start(&folder.0.join("truth.jsonl"))?;
+    let program = std::env::current_exe().context("the path of this program is not known")?;
+    let mut server = GroundTruth::start(Command::new(program), &folder.0.join("truth.jsonl"))?;
     let config = HttpConfig {
-        base: parse_base(&server.base)?,
+        base: parse_base(server.base())?,
         model: String::new(),
         api_key: None,
         extra_body: Map::new(),
@@ -290,25 +291,27 @@ impl Drop for Folder {
     }
 }
 
-/// The child process; it ends when its standard input does, so also when this program dies.
-struct Server {
+/// `weighbridge mock` as a process of its own; it ends when its standard input does, so also when
+/// this program dies.
+#[derive(Debug)]
+pub struct GroundTruth {
     child: Child,
     base: String,
     stdin: Option<ChildStdin>,
     record: PathBuf,
 }
 
-impl Server {
-    fn start(record: &Path) -> Result<Self> {
-        let program = std::env::current_exe().context("the path of this program is not known")?;
-        let mut child = Command::new(&program)
+impl GroundTruth {
+    /// Starts `program`, which is weighbridge, and lets it write what it does to `record`.
+    pub fn start(mut program: Command, record: &Path) -> Result<Self> {
+        let mut child = program
             .args(["mock", "--listen", "127.0.0.1:0", "--until-stdin-closes"])
             .arg("--record")
             .arg(record)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("`{}` cannot be started", program.display()))?;
+            .with_context(|| format!("{program:?} cannot be started"))?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
@@ -328,8 +331,13 @@ impl Server {
         Ok(server)
     }
 
+    /// The address of its API.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Ends it and reads what it did.
-    fn finish(&mut self) -> Result<Record> {
+    pub fn finish(&mut self) -> Result<Record> {
         self.stdin = None;
         let status = self.child.wait()?;
         ensure!(status.success(), "the ground truth ended with {status}");
@@ -338,7 +346,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for GroundTruth {
     fn drop(&mut self) {
         self.stdin = None;
         drop(self.child.wait());

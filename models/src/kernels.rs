@@ -72,20 +72,17 @@ impl ProductBench {
     /// Brings the activations into the form the kernel reads.
     #[inline(never)]
     pub fn quantise(&mut self) {
+        let Cpu {
+            pool,
+            level,
+            buffers,
+            ..
+        } = &mut self.cpu;
+        let forms = Forms::of([self.matrix.format], *level);
         let columns = self.matrix.columns;
-        let forms = Forms::of([self.matrix.format], self.cpu.level);
-        let rows = self.input.len() / columns;
-        let input = &self.input;
-        let tiles = &mut self.cpu.buffers.input;
-        tiles.fill(
-            &mut self.cpu.pool,
-            self.cpu.level,
-            forms,
-            [rows, columns],
-            |row, out| {
-                out.copy_from_slice(&input[row * columns..(row + 1) * columns]);
-            },
-        );
+        buffers
+            .input
+            .take(pool, *level, forms, columns, &self.input);
     }
 
     /// Multiplies; [`Self::quantise`] must have been called.

@@ -146,12 +146,6 @@ pub(crate) enum BuildError {
     Tensor(candle_core::Error),
 }
 
-impl From<candle_core::Error> for BuildError {
-    fn from(error: candle_core::Error) -> Self {
-        Self::Tensor(error)
-    }
-}
-
 /// The new tokens of a batch, packed into rows.
 struct Rows<'a> {
     tokens: Vec<u32>,
@@ -203,16 +197,15 @@ impl Llama {
         let planned = plans.iter().flat_map(LayerPlan::plans).chain(&tables);
         let memory = Memory::for_spans(planned.flat_map(Plan::spans));
         let mut memory = memory.map_err(BuildError::Memory)?;
-        let mut read_tensor = |spec: &TensorSpec| read(spec);
-        let embedding = tables[0].pack(&mut memory, &mut read_tensor)?;
+        let embedding = tables[0].pack(&mut memory, &mut read)?;
         let layers = plans
             .iter()
-            .map(|plan| plan.pack(&mut memory, &mut read_tensor))
+            .map(|plan| plan.pack(&mut memory, &mut read))
             .collect::<Result<_, E>>()?;
         let norm = &specs[1 + LayerPlan::TENSORS * config.layers];
-        let output_norm = vector_of(&read_tensor(norm)?).map_err(BuildError::Tensor)?;
+        let output_norm = vector_of(&read(norm)?).map_err(BuildError::Tensor)?;
         let head = match tables.get(1) {
-            Some(table) => table.pack(&mut memory, &mut read_tensor)?,
+            Some(table) => table.pack(&mut memory, &mut read)?,
             None => embedding.clone(),
         };
         let rope = Rope::new(&config, rope_factors);
@@ -325,7 +318,7 @@ impl Llama {
             buffers,
             profile,
         };
-        step.lap(Operation::Prepare, Tally::default());
+        lap(step.profile, Operation::Prepare, Tally::default);
         let sampled: Vec<_> = rows
             .sampled
             .iter()
@@ -350,6 +343,13 @@ impl Llama {
     }
 }
 
+/// Everything since the last lap was `operation` and did `work`, if somebody wants to know.
+fn lap(profile: &mut Option<Profile>, operation: Operation, work: impl FnOnce() -> Tally) {
+    if let Some(profile) = profile {
+        profile.lap(operation, work());
+    }
+}
+
 /// One forward pass under way.
 struct Step<'a> {
     model: &'a Llama,
@@ -360,12 +360,6 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
-    fn lap(&mut self, operation: Operation, work: Tally) {
-        if let Some(profile) = self.profile {
-            profile.lap(operation, work);
-        }
-    }
-
     /// Rows in the residual stream.
     fn rows(&self) -> usize {
         self.buffers.hidden.len() / self.model.config.hidden
@@ -389,7 +383,7 @@ impl Step<'_> {
                     out,
                 });
             });
-        self.lap(Operation::Quantise, Tally::default());
+        lap(self.profile, Operation::Quantise, Tally::default);
     }
 
     /// Queries, keys and values of the new tokens; the latter two go to the cache.
@@ -407,7 +401,9 @@ impl Step<'_> {
         } = &mut *self.buffers;
         let cpu = (&mut *self.pool, self.level);
         layer.projections.store(cpu, memory, input, projected);
-        self.lap(Operation::Projections, layer.projections.work(rows));
+        lap(self.profile, Operation::Projections, || {
+            layer.projections.work(rows)
+        });
 
         let query_width = config.heads * config.head_dim;
         let key_width = config.kv_heads * config.head_dim;
@@ -424,7 +420,7 @@ impl Step<'_> {
             let angles = &angles[index * pairs..(index + 1) * pairs];
             rope::rotate(&mut row[..values], head_dim, angles);
         });
-        self.lap(Operation::CacheWrite, Tally::default());
+        lap(self.profile, Operation::CacheWrite, Tally::default);
     }
 
     /// Drops the rows whose logits nobody wants.
@@ -475,21 +471,18 @@ impl Step<'_> {
             queries,
             attended,
         );
-        if let Some(profile) = self.profile {
-            profile.lap(Operation::Attention, attention::work::<E>(config, queries));
-        }
-        let forms = layer.attention_output.forms(level);
-        input.fill(pool, level, forms, [queries.len(), width], |row, out| {
-            out.copy_from_slice(&attended[row * width..(row + 1) * width]);
+        lap(self.profile, Operation::Attention, || {
+            attention::work::<E>(config, queries)
         });
-        if let Some(profile) = self.profile {
-            profile.lap(Operation::Quantise, Tally::default());
-        }
+        let forms = layer.attention_output.forms(level);
+        input.take(pool, level, forms, width, attended);
+        lap(self.profile, Operation::Quantise, Tally::default);
         layer
             .attention_output
             .add((pool, level), memory, input, hidden);
-        let work = layer.attention_output.work(queries.len());
-        self.lap(Operation::AttentionOutput, work);
+        lap(self.profile, Operation::AttentionOutput, || {
+            layer.attention_output.work(queries.len())
+        });
     }
 
     fn feed_forward(&mut self, layer: &Layer) {
@@ -505,23 +498,11 @@ impl Step<'_> {
         } = &mut *self.buffers;
         let (pool, level) = (&mut *self.pool, self.level);
         layer.gate_up.store((pool, level), memory, input, activated);
-        if let Some(profile) = self.profile {
-            profile.lap(Operation::GateUp, layer.gate_up.work(rows));
-        }
-        input.fill(
-            pool,
-            level,
-            layer.down.forms(level),
-            [rows, width],
-            |row, out| {
-                out.copy_from_slice(&activated[row * width..(row + 1) * width]);
-            },
-        );
-        if let Some(profile) = self.profile {
-            profile.lap(Operation::Quantise, Tally::default());
-        }
+        lap(self.profile, Operation::GateUp, || layer.gate_up.work(rows));
+        input.take(pool, level, layer.down.forms(level), width, activated);
+        lap(self.profile, Operation::Quantise, Tally::default);
         layer.down.add((pool, level), memory, input, hidden);
-        self.lap(Operation::Down, layer.down.work(rows));
+        lap(self.profile, Operation::Down, || layer.down.work(rows));
     }
 
     fn head(&mut self) {
@@ -530,7 +511,7 @@ impl Step<'_> {
         let Buffers { input, logits, .. } = &mut *self.buffers;
         let cpu = (&mut *self.pool, self.level);
         model.head.store(cpu, &model.memory, input, logits);
-        self.lap(Operation::Head, model.head.work(rows));
+        lap(self.profile, Operation::Head, || model.head.work(rows));
     }
 }
 

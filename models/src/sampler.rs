@@ -27,7 +27,12 @@ pub struct SamplingParams {
 /// Chooses the token after `logits`. `output_index` counts the tokens the request has produced.
 /// Of equally probable tokens the lowest id counts as the more probable.
 pub fn sample(logits: &[f32], params: &SamplingParams, output_index: u64) -> u32 {
-    sample_with(logits, params, output_index, &mut Vec::new())
+    let draw = Draw {
+        params: *params,
+        output_index,
+        forbidden: &[],
+    };
+    sample_with(Level::best(), logits, &draw, &mut Vec::new())
 }
 
 /// What is drawn from one row of logits.
@@ -46,7 +51,7 @@ impl Cpu {
     pub fn sample(&mut self, draws: &[Draw<'_>], tokens: &mut Vec<u32>) {
         tokens.clear();
         tokens.resize(draws.len(), 0);
-        let threads = self.pool.threads();
+        let (threads, level) = (self.pool.threads(), self.level);
         self.buffers.weights.resize_with(threads, Vec::new);
         let logits = &mut self.buffers.logits;
         let (vocab, work) = (logits.len() / draws.len().max(1), logits.len() * 4);
@@ -70,24 +75,20 @@ impl Cpu {
                         *logit = f32::NEG_INFINITY;
                     }
                 }
-                *token = sample_with(logits, &draw.params, draw.output_index, weights);
+                *token = sample_with(level, logits, draw, weights);
             }
         });
     }
 }
 
-fn sample_with(
-    logits: &[f32],
-    params: &SamplingParams,
-    output_index: u64,
-    weights: &mut Vec<f32>,
-) -> u32 {
+fn sample_with(level: Level, logits: &[f32], draw: &Draw<'_>, weights: &mut Vec<f32>) -> u32 {
+    let params = &draw.params;
     let temperature = params.temperature;
-    let maximum = Level::best().run(Largest(logits));
+    let maximum = level.run(Largest(logits));
     if temperature.is_nan() || temperature <= 0.0 || params.top_k == Some(1) {
         return first(logits, maximum);
     }
-    let total = Level::best().run(Weigh {
+    let total = level.run(Weigh {
         logits,
         maximum,
         scale: 1.0 / temperature,
@@ -97,12 +98,12 @@ fn sample_with(
         return first(logits, maximum);
     }
     let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
-    rng.set_stream(output_index);
+    rng.set_stream(draw.output_index);
     let uniform = rng.random::<f64>();
     let top_k = params.top_k.unwrap_or(0) as usize;
     let top_p = params.top_p.map(f64::from).filter(|top_p| *top_p < 1.0);
     if top_k == 0 && top_p.is_none() {
-        return draw(weights, uniform * total);
+        return draw_weight(weights, uniform * total);
     }
     let mut candidates = candidates(weights, total, top_p.filter(|_| top_k == 0));
     keep_top_k(&mut candidates, top_k);
@@ -178,7 +179,7 @@ impl Job for Weigh<'_> {
 }
 
 /// The token at which the running sum of the weights passes `rest`.
-fn draw(weights: &[f32], mut rest: f64) -> u32 {
+fn draw_weight(weights: &[f32], mut rest: f64) -> u32 {
     let mut last = 0;
     for (index, chunk) in weights.chunks(ROWS).enumerate() {
         let mut row = [0.0; ROWS];

@@ -7,7 +7,7 @@
 use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use backends::clock::process_nanos;
+use backends::clock::monotonic_now_ns;
 use clap::Args;
 use models::{
     BLOCK_TOKENS, Cpu, CpuOptions, KvCache, KvFormat, Level, Llama, MachineProbe, Model,
@@ -297,9 +297,9 @@ impl Bench<'_> {
     /// Tokens per second, several times.
     fn samples(&mut self, repeats: usize, tokens: usize, work: impl Fn(&mut Self)) -> Vec<f64> {
         let mut sample = || {
-            let start = process_nanos();
+            let start = monotonic_now_ns();
             work(self);
-            let elapsed = process_nanos().saturating_sub(start).max(1);
+            let elapsed = monotonic_now_ns().saturating_sub(start).max(1);
             tokens as f64 / (elapsed as f64 / 1e9)
         };
         (0..repeats).map(|_| sample()).collect()
@@ -351,13 +351,13 @@ impl Bench<'_> {
         generated: usize,
         weight_bytes: u64,
     ) -> Result<Profiles> {
-        let limits = probe(&mut self.cpu, weight_bytes, process_nanos)
+        let limits = probe(&mut self.cpu, weight_bytes, monotonic_now_ns)
             .context("no memory to probe the machine with")?;
-        self.cpu.start_profile(process_nanos);
+        self.cpu.start_profile(monotonic_now_ns);
         self.prefill(setting.prompt);
         let prefill = self.cpu.take_profile();
         self.prefill(setting.depth);
-        self.cpu.start_profile(process_nanos);
+        self.cpu.start_profile(monotonic_now_ns);
         self.decode(setting.depth, generated);
         let decode = self.cpu.take_profile();
         let shares = |profile: Option<Profile>| {

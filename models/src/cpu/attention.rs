@@ -27,8 +27,6 @@ const WIDEST: usize = 12;
 
 /// Vectors up to which a tile waits for memory more than it computes, and asks for it early.
 const NARROW: usize = 6;
-/// What memory hands out at once.
-const CACHE_LINE: usize = 64;
 
 /// One query row: where it stands in its sequence and where that sequence is cached.
 #[derive(Clone, Copy, Debug)]
@@ -425,7 +423,7 @@ fn scores<S: Simd, E: Element, const W: usize, const H: usize>(
             let mut sums = [[simd.splat(0.0); W]; H];
             for (index, (query, keys)) in queries.iter().zip(keys).enumerate() {
                 if let Some(row) = next.get(index) {
-                    ask_for(simd, row);
+                    simd.prefetch_all(bytemuck::cast_slice(row));
                 }
                 let halves = &keys.as_chunks::<ROWS>().0[first..first + H];
                 for (sums, half) in sums.iter_mut().zip(halves) {
@@ -465,7 +463,7 @@ fn accumulate<S: Simd, E: Element, const W: usize, const C: usize>(
         let next = next.as_chunks::<ROWS>().0;
         for (token, line) in lines.chunks_exact(chunks).enumerate().take(tokens) {
             if let Some(line) = next.get(token * chunks + first..token * chunks + first + C) {
-                ask_for(simd, line.as_flattened());
+                simd.prefetch_all(bytemuck::cast_slice(line));
             }
             for (sums, line) in sums.iter_mut().zip(&line[first..first + C]) {
                 let values = E::load(simd, line, part);
@@ -479,14 +477,6 @@ fn accumulate<S: Simd, E: Element, const W: usize, const C: usize>(
                 simd.store(*sum, &mut state[(first + chunk) * WIDEST + vector], part);
             }
         }
-    }
-}
-
-/// Asks the memory for what will be read in the next block.
-#[inline(always)]
-fn ask_for<S: Simd, E: Element>(simd: S, elements: &[E]) {
-    for line in bytemuck::cast_slice::<E, u8>(elements).chunks(CACHE_LINE) {
-        simd.prefetch(line);
     }
 }
 

@@ -114,6 +114,21 @@ impl Input {
         self.rows
     }
 
+    /// Takes rows of `columns` values as they are.
+    pub(crate) fn take(
+        &mut self,
+        pool: &mut Pool,
+        level: Level,
+        forms: Forms,
+        columns: usize,
+        data: &[f32],
+    ) {
+        let shape = [data.len() / columns, columns];
+        self.fill(pool, level, forms, shape, |row, out| {
+            out.copy_from_slice(&data[row * columns..(row + 1) * columns]);
+        });
+    }
+
     /// Takes `rows` rows of `columns` values; `compute(row, out)` gives one.
     pub(crate) fn fill(
         &mut self,

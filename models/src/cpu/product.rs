@@ -16,6 +16,8 @@ use super::input::{Columns, Input, Tiles};
 use super::pack::{Block, Format, Matrix};
 use super::pool::{Pool, Shared};
 use super::simd::{Job, Level, ROWS, Simd};
+use crate::kv::Element;
+use std::marker::PhantomData;
 
 /// Activations of one group of tiles: what fits in a core's second-level cache with room to
 /// spare.
@@ -25,8 +27,6 @@ const GROUP_BYTES: usize = 384 << 10;
 const NARROW: usize = 2;
 /// Rows of 16 weights for which memory is asked at once.
 const LINES_AHEAD: usize = 2;
-/// What memory hands out at once.
-const CACHE_LINE: usize = 64;
 
 /// What becomes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,8 +117,8 @@ impl Job for Product<'_> {
             Format::Int5Min => self.walk::<S, Int<5, 1, 1>>(simd),
             Format::Int6 => self.walk::<S, Int<6, 2, 0>>(simd),
             Format::Int8 => self.walk::<S, Int<8, 1, 0>>(simd),
-            Format::F16 => self.walk::<S, Half>(simd),
-            Format::F32 => self.walk::<S, Single>(simd),
+            Format::F16 => self.walk::<S, Floats<u16>>(simd),
+            Format::F32 => self.walk::<S, Floats<f32>>(simd),
             Format::Bf16 => unreachable!("it has a job of its own"),
         }
     }
@@ -350,16 +350,14 @@ fn integer_block<
 fn ask_for<S: Simd, T>(simd: S, next: &[u8], index: usize) {
     let start = index * size_of::<T>();
     if let Some(bytes) = next.get(start..start + size_of::<T>()) {
-        for line in bytes.chunks(CACHE_LINE) {
-            simd.prefetch(line);
-        }
+        simd.prefetch_all(bytes);
     }
 }
 
-/// Half precision weights, single precision activations.
-struct Half;
+/// Half or single precision weights, single precision activations.
+struct Floats<E>(PhantomData<E>);
 
-impl Kernel for Half {
+impl<E: Element> Kernel for Floats<E> {
     const PAIRS: bool = true;
 
     #[inline(always)]
@@ -376,68 +374,26 @@ impl Kernel for Half {
         row: usize,
         results: &mut [[[f32; ROWS]; W]; P],
     ) {
-        let panels = panels.map(bytemuck::cast_slice::<u8, [u16; ROWS]>);
-        floats(simd, panels, next, input, row, results, |line, part| {
-            simd.load_f16(line, part)
-        });
-    }
-}
-
-/// Single precision weights and activations.
-struct Single;
-
-impl Kernel for Single {
-    const PAIRS: bool = true;
-
-    #[inline(always)]
-    fn columns<S: Simd>() -> usize {
-        S::FLOAT_COLUMNS
-    }
-
-    #[inline(always)]
-    fn tile<S: Simd, const W: usize, const P: usize>(
-        simd: S,
-        panels: [&[u8]; P],
-        next: &[u8],
-        input: &Input,
-        row: usize,
-        results: &mut [[[f32; ROWS]; W]; P],
-    ) {
-        let panels = panels.map(bytemuck::cast_slice::<u8, [f32; ROWS]>);
-        floats(simd, panels, next, input, row, results, |line, part| {
-            simd.load(line, part)
-        });
-    }
-}
-
-#[inline(always)]
-fn floats<S: Simd, L, const W: usize, const P: usize>(
-    simd: S,
-    panels: [&[L]; P],
-    next: &[u8],
-    input: &Input,
-    row: usize,
-    results: &mut [[[f32; ROWS]; W]; P],
-    load: impl Fn(&L, usize) -> S::F,
-) {
-    let lines = panels[0].len();
-    let panels = panels.map(|panel| &panel[..lines]);
-    let tile = &input.floats[row * lines..(row + W) * lines];
-    let tile = &tile.as_chunks::<W>().0[..lines];
-    for part in 0..ROWS / S::LANES {
-        let mut sums = [[simd.splat(0.0); W]; P];
-        for line in 0..lines {
-            if W <= NARROW && line % LINES_AHEAD == 0 {
-                ask_for::<S, [[L; LINES_AHEAD]; P]>(simd, next, line / LINES_AHEAD);
-            }
-            for (panel, sums) in panels.iter().zip(&mut sums) {
-                let weights = load(&panel[line], part);
-                for (sum, x) in sums.iter_mut().zip(&tile[line]) {
-                    *sum = simd.fma(weights, simd.splat(*x), *sum);
+        let panels = panels.map(|panel| bytemuck::cast_slice::<u8, E>(panel).as_chunks().0);
+        let lines = panels[0].len();
+        let panels: [&[[E; ROWS]]; P] = panels.map(|panel| &panel[..lines]);
+        let tile = &input.floats[row * lines..(row + W) * lines];
+        let tile = &tile.as_chunks::<W>().0[..lines];
+        for part in 0..ROWS / S::LANES {
+            let mut sums = [[simd.splat(0.0); W]; P];
+            for line in 0..lines {
+                if W <= NARROW && line % LINES_AHEAD == 0 {
+                    ask_for::<S, [[[E; ROWS]; LINES_AHEAD]; P]>(simd, next, line / LINES_AHEAD);
+                }
+                for (panel, sums) in panels.iter().zip(&mut sums) {
+                    let weights = E::load(simd, &panel[line], part);
+                    for (sum, x) in sums.iter_mut().zip(&tile[line]) {
+                        *sum = simd.fma(weights, simd.splat(*x), *sum);
+                    }
                 }
             }
+            put_sums(simd, part, &sums, results);
         }
-        put_sums(simd, part, &sums, results);
     }
 }
 

@@ -99,15 +99,7 @@ fn product(
     let mut pool = pool(threads);
     let mut tiles = Input::default();
     let forms = Forms::of([matrix.format], level);
-    tiles.fill(
-        &mut pool,
-        level,
-        forms,
-        [rows, matrix.columns],
-        |row, out| {
-            out.copy_from_slice(&input[row * matrix.columns..][..matrix.columns]);
-        },
-    );
+    tiles.take(&mut pool, level, forms, matrix.columns, input);
     let mut out = vec![1.0; rows * outputs];
     let output = Output {
         data: Shared::new(&mut out),

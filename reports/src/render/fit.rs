@@ -4,14 +4,13 @@
 
 use std::fmt::Write as _;
 
-use minijinja::Environment;
 use serde::Serialize;
 
 use crate::fit::{Evidence, Fit, FitPlot, FitScale, FitShape};
 
 use super::Style;
 use super::axis::{Axis, Kind, Scale};
-use super::html::{Drawn, SCRIPT, STYLE, drawn};
+use super::html::{Drawn, SCRIPT, STYLE, drawn, filled};
 use super::plot::{Plot, Series, Shape};
 
 const TEMPLATE: &str = include_str!("../../templates/fit.html.jinja");
@@ -114,12 +113,7 @@ pub(super) fn html(fit: &Fit) -> String {
         style: STYLE,
         script: SCRIPT,
     };
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment
-        .render_named_str("fit.html", TEMPLATE, page)
-        .expect("the template uses only fields of the page, and a test renders it")
+    filled("fit.html", TEMPLATE, page)
 }
 
 fn plotted(plot: &FitPlot) -> Plot {

@@ -95,11 +95,16 @@ pub(super) fn html(report: &Report) -> String {
         style: STYLE,
         script: SCRIPT,
     };
+    filled("report.html", TEMPLATE, page)
+}
+
+/// A template with the fields of its page.
+pub(super) fn filled(name: &str, template: &str, page: impl Serialize) -> String {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment
-        .render_named_str("report.html", TEMPLATE, page)
+        .render_named_str(name, template, page)
         .expect("the template uses only fields of the page, and a test renders it")
 }
 

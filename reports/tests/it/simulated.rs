@@ -10,9 +10,7 @@ use std::collections::BinaryHeap;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use reports::accumulate::{Accumulator, Window};
-use reports::validity::{
-    Completion, Evenness, Inputs, LoadKind, OutputLength, Requested, Validity, assess,
-};
+use reports::validity::{Inputs, LoadKind, Requested, Validity, assess};
 use reports::{Outcome, RequestRecord, TokenCountSource};
 
 use crate::synthetic::SECOND;
@@ -159,24 +157,15 @@ impl Run {
             .for_each(|record| accumulator.record(record));
         let found = accumulator.finish();
         let inputs = Inputs {
-            completion: Completion::Complete,
             load: match self.load {
                 Load::Open(_) => LoadKind::Open,
                 Load::Users(_) => LoadKind::Closed,
             },
-            evenness: Evenness::Even,
             requested: self.rate().map(|rate| Requested {
                 requests: rate * self.window_s,
                 sd: (rate * self.window_s).sqrt(),
             }),
-            output_length: OutputLength::Exact,
-            summary: &found.summary,
-            client_error: &found.client_error,
-            series: &found.series,
-            ttft_p50_any_s: found.ttft_p50_any_s,
-            length_mismatches: found.length_mismatches,
-            drifts: &found.drifts,
-            lost_conversations: 0,
+            ..crate::validity::inputs(&found)
         };
         assess(inputs).0
     }
@@ -278,21 +267,12 @@ fn a_load_that_was_not_made_is_named() {
         .for_each(|record| accumulator.record(record));
     let found = accumulator.finish();
     let inputs = |requests| Inputs {
-        completion: Completion::Complete,
-        load: LoadKind::Open,
-        evenness: Evenness::Even,
         requested: Some(Requested {
             requests,
             sd: wanted.sqrt(),
         }),
-        output_length: OutputLength::Exact,
-        summary: &found.summary,
-        client_error: &found.client_error,
-        series: &found.series,
-        ttft_p50_any_s: found.ttft_p50_any_s,
         length_mismatches: 0,
-        drifts: &found.drifts,
-        lost_conversations: 0,
+        ..crate::validity::inputs(&found)
     };
     let reasons = assess(inputs(wanted)).0.reasons.join(" ");
     assert!(

@@ -15,28 +15,33 @@ const WHOLE: &str = "a whole number from 0 to 4294967295";
 /// `TIMESTAMP`, `ContextTokens`, `GeneratedTokens`.
 pub(super) fn azure(source: Source, rows: &mut Rows) -> Result<(), TraceError> {
     const COLUMNS: [&str; 3] = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"];
-    let mut table = Table::open(source, "azure", COLUMNS)?;
-    while let Some(record) = table.next()? {
-        rows.take(Row {
-            at_s: record.calendar_s(0)?,
-            input_tokens: record.count(1)?,
-            output_tokens: record.count(2)?,
-            session: None,
-            turn: 0,
-            block_ids: &[],
-        });
-    }
-    Ok(())
+    requests(
+        Table::open(source, "azure", COLUMNS)?,
+        |cells| cells.calendar_s(0),
+        rows,
+    )
 }
 
 /// `Timestamp` in seconds, `Request tokens`, `Response tokens` (0 for a failure). Sessions, which
 /// newer files name, are not used: they carry no text and no order of turns.
 pub(super) fn burstgpt(source: Source, rows: &mut Rows) -> Result<(), TraceError> {
     const COLUMNS: [&str; 3] = ["Timestamp", "Request tokens", "Response tokens"];
-    let mut table = Table::open(source, "burstgpt", COLUMNS)?;
+    requests(
+        Table::open(source, "burstgpt", COLUMNS)?,
+        |cells| cells.seconds(0),
+        rows,
+    )
+}
+
+/// Takes a table of instants, prompt lengths and answer lengths.
+fn requests(
+    mut table: Table<3>,
+    at_s: fn(&Cells<'_, 3>) -> Result<f64, TraceError>,
+    rows: &mut Rows,
+) -> Result<(), TraceError> {
     while let Some(record) = table.next()? {
         rows.take(Row {
-            at_s: record.seconds(0)?,
+            at_s: at_s(&record)?,
             input_tokens: record.count(1)?,
             output_tokens: record.count(2)?,
             session: None,

@@ -11,6 +11,22 @@
     reason = "a body must be inlined into the caller that enables the instructions"
 )]
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+/// Defines methods of a level that are one instruction, or a few.
+macro_rules! operations {
+    ($(fn $name:ident $(<const $generic:ident: i32>)? ($this:ident $(, $argument:ident: $type:ty)*)
+        -> $result:ty $body:block)*) => {
+        $(
+            #[inline(always)]
+            fn $name $(<const $generic: i32>)? ($this $(, $argument: $type)*) -> $result {
+                // SAFETY: `self` is the proof that the processor has the instructions; loads
+                // and stores stay inside their row because `part` is taken modulo the parts.
+                unsafe { $body }
+            }
+        )*
+    };
+}
+
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -45,6 +61,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Asks for the cache line that `bytes` begin in.
     fn prefetch(self, bytes: &[u8]);
+    /// Asks for all of `bytes`.
+    #[inline(always)]
+    fn prefetch_all(self, bytes: &[u8]) {
+        const CACHE_LINE: usize = 64;
+        for line in bytes.chunks(CACHE_LINE) {
+            self.prefetch(line);
+        }
+    }
     fn splat(self, value: f32) -> Self::F;
     fn load(self, row: &[f32; ROWS], part: usize) -> Self::F;
     fn store(self, value: Self::F, row: &mut [f32; ROWS], part: usize);

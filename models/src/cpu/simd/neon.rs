@@ -38,21 +38,6 @@ pub(super) struct Neon(());
 /// Parts of a row.
 const PARTS: usize = ROWS / 4;
 
-/// Defines methods that are one instruction, or a few.
-macro_rules! operations {
-    ($(fn $name:ident $(<const $generic:ident: i32>)? ($this:ident $(, $argument:ident: $type:ty)*)
-        -> $result:ty $body:block)*) => {
-        $(
-            #[inline(always)]
-            fn $name $(<const $generic: i32>)? ($this $(, $argument: $type)*) -> $result {
-                // SAFETY: `self` is the proof that the processor has the instructions; loads
-                // and stores stay inside their row because `part` is taken modulo the parts.
-                unsafe { $body }
-            }
-        )*
-    };
-}
-
 impl Simd for Neon {
     const LANES: usize = 4;
     const INT_COLUMNS: usize = 8;

@@ -71,21 +71,6 @@ entry!(
     "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16"
 );
 
-/// Defines methods that are one instruction, or a few.
-macro_rules! operations {
-    ($(fn $name:ident $(<const $generic:ident: i32>)? ($this:ident $(, $argument:ident: $type:ty)*)
-        -> $result:ty $body:block)*) => {
-        $(
-            #[inline(always)]
-            fn $name $(<const $generic: i32>)? ($this $(, $argument: $type)*) -> $result {
-                // SAFETY: `self` is the proof that the processor has the instructions; loads
-                // and stores stay inside their row because `part` is taken modulo the parts.
-                unsafe { $body }
-            }
-        )*
-    };
-}
-
 /// 512-bit vectors; with or without bf16 dot products.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Avx512<const BF16: bool>(());
