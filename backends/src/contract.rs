@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Nanos};
+use crate::engine::StepTimes;
 
 /// Anything that turns a prompt into a stream of timed tokens.
 pub trait Backend: Send + Sync {
@@ -42,6 +43,10 @@ pub trait Backend: Send + Sync {
     /// For live progress, a few times a second.
     fn gauges(&self) -> Gauges {
         Gauges::default()
+    }
+    /// Where the device's time went so far, for engines of ours.
+    fn step_times(&self) -> Option<StepTimes> {
+        None
     }
 }
 

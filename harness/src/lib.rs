@@ -14,6 +14,7 @@ pub mod limits;
 pub mod mock;
 pub mod plan;
 pub mod preflight;
+pub mod prices;
 pub mod progress;
 pub mod random;
 pub mod recorder;

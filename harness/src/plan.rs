@@ -13,11 +13,12 @@ use backends::engine::PrefixCache;
 use models::{
     CpuOptions, Level, ModelSource, ReferenceModel, SamplingParams, Threads, WeightsDtype,
 };
-use reports::cost::{PriceFile, ResolvedPrice};
+use reports::cost::Priced;
 use reports::schema::Slo;
 use serde_json::{Map, Value};
 
 use crate::arrivals::Arrivals;
+use crate::prices;
 use crate::scenario::Scenario;
 use crate::target::{EngineOptions, HttpOptions, Target};
 use crate::units::{parse_bytes, parse_slo};
@@ -68,7 +69,7 @@ pub struct Plan {
     /// For servers.
     pub http: HttpOptions,
     /// What the target costs, when a price is known.
-    pub price: Option<ResolvedPrice>,
+    pub price: Option<Priced>,
     /// The scenario that the plan came from, for the report.
     pub scenario: Scenario,
 }
@@ -390,43 +391,23 @@ fn resolve_price(
     scenario: &Scenario,
     places: &Places<'_>,
     target: &Target,
-) -> Result<Option<ResolvedPrice>> {
-    let prices = match &scenario.price {
-        None => PriceFile::builtin(),
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("price file `{}`", path.display()))?;
-            PriceFile::parse(&text, &path.display().to_string())?
-        }
-    };
+) -> Result<Option<Priced>> {
     let units = count(places, "price_units", scenario.price_units, |f| {
         f.price_units.is_some()
     })?;
-    let asked = scenario.price.is_some() || scenario.price_device.is_some();
-    let Some(device) = scenario
-        .price_device
-        .clone()
-        .or_else(|| target.price_device())
-    else {
-        ensure!(
-            !asked,
-            "`--price` needs `--price-device` for a server: which of its prices?"
-        );
-        return Ok(None);
+    let asked = prices::Asked {
+        sheet: scenario.price.as_deref(),
+        device: scenario.price_device.as_deref(),
+        units: units.map(|units| units as u32),
     };
     // vCPUs of this host for the CPU, one device for all else.
-    let default = if *target == Target::Cpu {
+    let own_units = if *target == Target::Cpu {
         crate::host::logical_cpus()
     } else {
         1
     };
-    let resolved = prices.resolve(&device, units.map_or(default, |units| units as u32));
-    ensure!(
-        resolved.is_some() || !asked,
-        "{}: the price file has no price for device `{device}`",
-        places.of("price_device", |flags| flags.price_device.is_some())
-    );
-    Ok(resolved)
+    let named = places.of("price_device", |flags| flags.price_device.is_some());
+    prices::resolve(asked, target.price_device().as_deref(), own_units).context(named)
 }
 
 #[cfg(test)]
@@ -469,7 +450,7 @@ mod tests {
             ("users = 3\narrivals = 'constant'", "belong to an open loop"),
             (
                 "target = 'sim:h100'\nprice_device = 'abacus'",
-                "no price for device `abacus`",
+                "has no device `abacus`",
             ),
             ("prefix_cache = 'maybe'", "accepted are `on` and `off`"),
             ("extra_body = '[1]'", "accepted is a JSON object"),

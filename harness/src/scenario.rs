@@ -61,11 +61,11 @@ pub struct Scenario {
     #[arg(long, value_name = "LIMITS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slo: Option<String>,
-    /// Price file [default: built-in prices]
-    #[arg(long, value_name = "FILE")]
+    /// Price sheet: a file, or rental, china, us, malaysia, thailand (see `prices`) [default: rental]
+    #[arg(long, value_name = "SHEET")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<PathBuf>,
-    /// Device to look up in the price file [default: the target's]
+    /// Device to look up in the price sheet [default: the target's]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_device: Option<String>,

@@ -31,8 +31,8 @@ use crate::drift::{Drift, drift};
 use crate::histogram::IntervalLog;
 use crate::record::{Outcome, RequestRecord, TokenCountSource};
 use crate::schema::{
-    ClientError, EncodedHistogram, Metric, MetricSummary, Rate, RequestCounts, SecondPoint, Slo,
-    Summary,
+    ClientError, EncodedHistogram, LONG_PROMPT, Metric, MetricSummary, Rate, RequestCounts,
+    SHORT_ANSWER, SecondPoint, Served, Slo, Summary,
 };
 use crate::stats::{Quantile, nearest_rank};
 
@@ -113,6 +113,7 @@ pub struct Accumulator {
     rates: RateCells,
     series: Series,
     requests: RequestCounts,
+    served: Served,
     failures: BTreeMap<String, u64>,
     input_tokens: u64,
     cached_input_tokens: Option<u64>,
@@ -147,6 +148,7 @@ impl Accumulator {
             rates: RateCells::new(grid),
             series: Series::default(),
             requests: RequestCounts::default(),
+            served: Served::default(),
             failures: BTreeMap::new(),
             input_tokens: 0,
             cached_input_tokens: None,
@@ -224,9 +226,27 @@ impl Accumulator {
         }
         self.length_mismatches += u64::from(record.is_off_length());
         self.pushed_turns += u64::from(record.pushed_ns > 0);
-        if self.slo.is_some_and(|slo| meets(record, slo)) {
+        let met = self.slo.map(|slo| meets(record, slo));
+        if met == Some(true) {
             self.rates.good.add(self.grid, record.intended_ns, 1);
         }
+        if met.unwrap_or(record.outcome == Outcome::Ok) {
+            self.record_served(record);
+        }
+    }
+
+    fn record_served(&mut self, record: &RequestRecord) {
+        let served = &mut self.served;
+        served.requests += 1;
+        served.input_tokens += record.input_tokens;
+        if let Some(cached) = record.cached_input_tokens {
+            *served.cached_input_tokens.get_or_insert(0) += cached;
+        }
+        served.output_tokens += record.output_tokens;
+        if record.output_tokens <= SHORT_ANSWER {
+            served.short_output_tokens += record.output_tokens;
+        }
+        served.long_prompts += u64::from(record.input_tokens > LONG_PROMPT);
     }
 
     fn record_latencies(&mut self, record: &RequestRecord) {
@@ -366,6 +386,7 @@ impl Accumulator {
             output_tokens_per_s: rate(&self.rates.output_tokens),
             goodput_rate: self.slo.map(|_| rate(&self.rates.good)),
             goodput_share: self.slo.and(share),
+            served: Some(self.served),
             token_count_source: self.sources.into_iter().collect(),
             ttft_s: take(Metric::Ttft),
             ttft_from_send_s: take(Metric::TtftFromSend),

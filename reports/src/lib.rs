@@ -10,7 +10,8 @@
 //! - [`accumulate`] turns records into histograms and per-second series.
 //! - [`histogram`] holds HDR histograms of latencies, their encoding and the interval log.
 //! - [`stats`] holds nearest-rank quantiles and block-bootstrap intervals.
-//! - [`cost`] holds price files and what a query and a million tokens cost.
+//! - [`capacity`] searches for the highest load within the SLO.
+//! - [`cost`] holds price sheets and what a query and a million tokens cost.
 //! - [`drift`] says whether a window is steady.
 //! - [`dialect`] says a run in the definitions of other tools.
 //! - [`goodness`] tests whether a sample fits a law; [`fit`] is what such tests found.
@@ -19,6 +20,7 @@
 //! - [`render`] writes the terminal summary, Markdown and HTML.
 
 pub mod accumulate;
+pub mod capacity;
 pub mod cost;
 pub mod dialect;
 pub mod drift;

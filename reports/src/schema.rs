@@ -42,6 +42,9 @@ pub struct Report {
     pub series: Vec<SecondPoint>,
     /// Energy, when a probe gave valid telemetry.
     pub energy: Option<Energy>,
+    /// Device time by kind of work, when the engine is ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_time: Option<DeviceTime>,
     /// Cost, when a price applies.
     pub cost: Option<Cost>,
     /// What a reader should know beside the verdict.
@@ -180,6 +183,9 @@ pub struct RealisedWorkload {
     pub arrival_cv: Option<f64>,
     /// Share of prompt tokens that an unbounded prefix cache would hold.
     pub ideal_prefix_hit: Option<f64>,
+    /// Characters of the text for a token of the model, where it is our Chinese text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub characters_per_token: Option<f64>,
     /// Requests by class.
     pub classes: BTreeMap<String, u64>,
     /// Records of a trace that were not replayed, by reason.
@@ -261,6 +267,10 @@ pub struct Summary {
     pub goodput_rate: Option<Rate>,
     /// The same as a share of all requests intended in the window.
     pub goodput_share: Option<f64>,
+    /// What was served: requests intended in the window that met every SLO (without an SLO: that
+    /// finished).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<Served>,
     /// Where output token counts come from.
     pub token_count_source: Vec<crate::TokenCountSource>,
     /// Time to first token, from the intended instant.
@@ -279,6 +289,42 @@ pub struct Summary {
     pub send_lag_s: MetricSummary,
     /// Wait for admission by the engine.
     pub queue_s: MetricSummary,
+}
+
+/// Answers of at most so many tokens have a list price of their own at some services.
+pub const SHORT_ANSWER: u64 = 200;
+/// Prompts of more tokens than this have another list price.
+pub const LONG_PROMPT: u64 = 32_768;
+
+/// Requests that were served, and their tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Served {
+    /// Requests.
+    pub requests: u64,
+    /// Their prompt tokens.
+    pub input_tokens: u64,
+    /// Of those, found in a prefix cache, where known.
+    pub cached_input_tokens: Option<u64>,
+    /// Their output tokens.
+    pub output_tokens: u64,
+    /// Of those, in answers of at most [`SHORT_ANSWER`] tokens.
+    pub short_output_tokens: u64,
+    /// Requests with more than [`LONG_PROMPT`] prompt tokens.
+    pub long_prompts: u64,
+}
+
+/// Device time in the window by kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceTime {
+    /// Seconds spent on prompts. Of a step with both, what it took longer than a step of the same
+    /// sequences without prompts.
+    pub prefill_s: f64,
+    /// Seconds spent on output tokens.
+    pub decode_s: f64,
+    /// Seconds without a step.
+    pub idle_s: f64,
+    /// Steps.
+    pub steps: u64,
 }
 
 /// Requests intended in the window, by how they ended.

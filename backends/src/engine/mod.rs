@@ -10,10 +10,11 @@
 mod batch;
 mod blocks;
 mod scheduler;
+mod times;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 pub use batch::{Batch, Row, Sample, SequenceId, StepOutput};
 pub use blocks::{BlockId, BlockPool, PrefixCache, PrefixId, blocks_for};
 pub use scheduler::{AddError, Admission, Capacity, NewSequence, Progress, Scheduler};
+pub use times::{DeviceSeconds, StepTimes};
 
 use crate::clock::{Clock, Nanos};
 use crate::contract::{
@@ -87,6 +89,7 @@ struct Counters {
     used_blocks: AtomicU32,
     total_blocks: AtomicU32,
     preemptions: AtomicU64,
+    times: Mutex<StepTimes>,
 }
 
 impl Engine {
@@ -169,6 +172,11 @@ impl Backend for Engine {
             preemptions: Some(self.counters.preemptions.load(Ordering::Relaxed)),
         }
     }
+
+    fn step_times(&self) -> Option<StepTimes> {
+        let times = self.counters.times.lock();
+        Some(times.unwrap_or_else(PoisonError::into_inner).clone())
+    }
 }
 
 struct Worker<E> {
@@ -214,8 +222,13 @@ impl<E: Executor> Worker<E> {
                 continue;
             }
             self.announce_admissions();
+            let began = self.clock.now();
             let output = self.executor.step(&batch).await;
             let at = self.clock.now();
+            let times = self.counters.times.lock();
+            let mut times = times.unwrap_or_else(PoisonError::into_inner);
+            times.add(&batch, at.since(began));
+            drop(times);
             match output {
                 Ok(output) if output.tokens.len() == batch.samples() => self.apply(&output, at),
                 Ok(output) => {

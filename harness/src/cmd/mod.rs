@@ -6,6 +6,7 @@
 mod generate;
 mod mock;
 mod models;
+mod prices;
 mod report;
 mod run;
 mod serve;
@@ -44,6 +45,8 @@ enum Command {
     Mock(Box<mock::MockArgs>),
     /// Render a result folder again from its report.json
     Report(report::ReportArgs),
+    /// Price sheets: list, print, check
+    Prices(prices::PricesArgs),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -80,6 +83,7 @@ impl Cli {
             Command::Workloads(args) => workloads::run(&args),
             Command::Mock(args) => mock::run(&args),
             Command::Report(args) => report::run(&args),
+            Command::Prices(args) => prices::run(&args),
             Command::Completions { shell } => completions(shell),
         };
         match ended {

@@ -161,6 +161,11 @@ impl SessionMaker {
         self.overhead
     }
 
+    /// Characters of the text for a token of the model.
+    pub fn characters_per_token(&self) -> f64 {
+        self.text.characters_per_token()
+    }
+
     /// Session `index` as lengths.
     fn plan(&self, index: u64) -> (SessionPlan, Vec<PromptPlan>) {
         let mut session = plan_session(&self.spec, self.seed, index);

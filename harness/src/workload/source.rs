@@ -94,6 +94,21 @@ impl Workload {
             Self::Replayed { trace, .. } => matches!(trace.content, Content::Requests(_)),
         }
     }
+
+    /// Conversations of the chatbot whose usage is known, not prompts of a given length or a trace.
+    pub fn is_chatbot(&self) -> bool {
+        self.spec().is_some_and(|spec| !spec.whole_prompt)
+    }
+
+    /// Does a window of so many seconds hold a day's rise and fall?
+    pub fn is_whole_day(&self, window_s: f64) -> bool {
+        /// A little less, since the warm-up is taken off.
+        const MOST_OF_A_DAY_S: f64 = 0.9 * 86_400.0;
+        let shape = self.spec().and_then(|spec| spec.rate_shape.as_ref());
+        shape.is_some_and(|shape| {
+            shape.day.is_some() && window_s / shape.time_scale >= MOST_OF_A_DAY_S
+        })
+    }
 }
 
 /// Makes the sessions of a run.
@@ -131,6 +146,14 @@ impl SessionSource {
                 Self::Replayed(Replay::new(trace, &tokenizer, options)?)
             }
         })
+    }
+
+    /// Characters of our Chinese text for a token of the model.
+    pub fn characters_per_token(&self) -> Option<f64> {
+        match self {
+            Self::Generated(maker) => Some(maker.characters_per_token()),
+            Self::Replayed(_) => None,
+        }
     }
 
     /// The open-loop schedule.

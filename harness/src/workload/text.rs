@@ -72,6 +72,14 @@ impl TextMaker {
         self.exact(tokens, || sentences.next().cloned().unwrap_or_default())
     }
 
+    /// Characters for a token, in a text long enough for its end not to matter.
+    pub fn characters_per_token(&self) -> f64 {
+        const TOKENS: u32 = 512;
+        let text = self.system(TOKENS);
+        let characters = text.chars().filter(|c| !c.is_whitespace());
+        characters.count() as f64 / f64::from(TOKENS)
+    }
+
     /// Tokens of a text.
     pub fn count(&self, text: &str) -> usize {
         self.tokenizer.encode(text, Special::Plain).len()

@@ -92,19 +92,6 @@ pub(super) fn usd(value: f64) -> String {
     }
 }
 
-/// `$2.745`: a price as its source gives it, every digit of it.
-pub(super) fn usd_exact(value: f64) -> String {
-    let text = value.to_string();
-    let decimals = text
-        .split_once('.')
-        .map_or(0, |(_, decimals)| decimals.len());
-    if decimals < 2 {
-        format!("${value:.2}")
-    } else {
-        format!("${text}")
-    }
-}
-
 /// `12.3 %`.
 pub(super) fn percent(share: f64) -> String {
     let value = share * 100.0;
@@ -177,10 +164,6 @@ mod tests {
         assert_eq!(
             [0.000_010_94, 0.5, 2.745, 12.5, 1e4].map(usd),
             ["$0.0000109", "$0.500", "$2.75", "$12.50", "$10,000"]
-        );
-        assert_eq!(
-            [2.745, 3.5, 0.044_625, 12.0].map(usd_exact),
-            ["$2.745", "$3.50", "$0.044625", "$12.00"]
         );
         assert_eq!([0.0, 0.012_34, 1.0].map(percent), ["0 %", "1.2 %", "100 %"]);
         assert_eq!(

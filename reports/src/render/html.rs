@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::schema::{Metric, Report, SecondPoint};
 
 use super::axis::Axis;
-use super::format::{duration, percent, significant, usd, usd_exact};
+use super::format::{duration, percent, significant, usd};
 use super::plot::{Plot, latency_plots};
 use super::sections::cost_figure;
 use super::svg::{FRAME, svg};
@@ -177,22 +177,24 @@ fn cards(report: &Report) -> Vec<Card> {
         });
     }
     if let Some(cost) = &report.cost {
-        let price = &cost.price;
-        let per_unit = usd_exact(price.usd_per_hour);
-        let more = format!("{} × {per_unit}/h", cost.units);
-        let per_query = cost_figure(cost, "per_query_usd", cost.per_query_usd);
+        let figures = &cost.at_this_load;
         cards.push(Card {
             label: "Cost per query",
-            figure: per_query,
-            more,
+            figure: cost_figure(cost, "usd_per_query", figures.usd_per_query),
+            more: format!(
+                "{} × {} at {}/h",
+                cost.units,
+                cost.device,
+                usd(cost.usd_per_hour.mid / f64::from(cost.units.max(1)))
+            ),
         });
         let key = "usd_per_million_output_tokens";
-        let input = cost
+        let input = figures
             .usd_per_million_input_tokens
-            .map_or_else(|| "–".to_owned(), usd);
+            .map_or_else(|| "–".to_owned(), |input| usd(input.mid));
         cards.push(Card {
             label: "Cost per 1M output",
-            figure: cost_figure(cost, key, cost.usd_per_million_output_tokens),
+            figure: cost_figure(cost, key, figures.usd_per_million_output_tokens),
             more: format!("input {input}"),
         });
     }

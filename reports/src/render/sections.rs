@@ -3,13 +3,13 @@
 //! Invariant: a row stands in its table whether or not its figure is known; only what a target
 //! cannot have at all is left out. What it does not do: order the tables; `view` does.
 
-use crate::cost::Cost;
+use crate::cost::{Cost, Estimate, Figures};
 use crate::preflight::{Preflight, Spread};
 use crate::record::TokenCountSource;
 use crate::schema::{RealisedWorkload, Report};
 use crate::stats::thousands;
 
-use super::format::{bytes, duration, interval, parameters, percent, significant, usd, usd_exact};
+use super::format::{bytes, duration, interval, parameters, percent, significant, usd};
 use super::view::{DOUBTFUL, Figure, Row, Section, rate_figure};
 
 /// What was served, and how fast.
@@ -68,23 +68,70 @@ pub(super) fn throughput(report: &Report) -> Section {
 }
 
 /// A figure of the cost by its key.
-pub(super) fn cost_figure(cost: &Cost, key: &str, value: Option<f64>) -> Figure {
+pub(super) fn cost_figure(cost: &Cost, key: &str, value: Option<Estimate>) -> Figure {
     match value {
-        Some(value) => Figure {
-            value: usd(value),
-            interval: cost
-                .ci95
-                .get(key)
-                .map(|&ends| interval(ends))
-                .unwrap_or_default(),
-            reason: String::new(),
-        },
+        Some(value) => estimate(value),
         None => Figure::missing(
             cost.null_reasons
                 .get(key)
                 .map_or("not known", String::as_str),
         ),
     }
+}
+
+fn estimate(value: Estimate) -> Figure {
+    Figure {
+        value: usd(value.mid),
+        interval: interval((value.low, value.high)),
+        reason: String::new(),
+    }
+}
+
+/// The figures of a cost: key, label, value.
+fn cost_rows(figures: &Figures) -> [(&'static str, &'static str, Option<Estimate>); 9] {
+    [
+        ("usd_per_query", "Per served query", figures.usd_per_query),
+        (
+            "usd_per_million_input_tokens",
+            "Per million input tokens",
+            figures.usd_per_million_input_tokens,
+        ),
+        (
+            "usd_per_million_uncached_input_tokens",
+            "of which no cache held",
+            figures.usd_per_million_uncached_input_tokens,
+        ),
+        (
+            "usd_per_million_cached_input_tokens",
+            "of which a cache held",
+            figures.usd_per_million_cached_input_tokens,
+        ),
+        (
+            "usd_per_million_output_tokens",
+            "Per million output tokens",
+            figures.usd_per_million_output_tokens,
+        ),
+        (
+            "usd_per_million_total_tokens",
+            "Per million tokens, input and output alike",
+            figures.usd_per_million_total_tokens,
+        ),
+        (
+            "usd_per_million_output_tokens_whole_cost",
+            "Per million output tokens, input free",
+            figures.usd_per_million_output_tokens_whole_cost,
+        ),
+        (
+            "usd_per_million_chinese_characters",
+            "Per million Chinese characters",
+            figures.usd_per_million_chinese_characters,
+        ),
+        (
+            "usd_per_mau_month",
+            "Per monthly active user and month",
+            figures.usd_per_mau_month,
+        ),
+    ]
 }
 
 /// What it cost.
@@ -99,75 +146,106 @@ pub(super) fn cost(report: &Report) -> Section {
             rows,
         };
     };
-    let figure = |key, value| cost_figure(cost, key, value);
-    let whole = cost.usd_per_million_output_tokens_whole_cost;
-    let rows = vec![
-        row("Per query", figure("per_query_usd", cost.per_query_usd)),
-        row(
-            "Per query within the SLO",
-            figure("per_goodput_query_usd", cost.per_goodput_query_usd),
-        ),
-        row(
-            "Per million input tokens",
-            figure(
-                "usd_per_million_input_tokens",
-                cost.usd_per_million_input_tokens,
-            ),
-        ),
-        row(
-            "Per million output tokens",
-            figure(
-                "usd_per_million_output_tokens",
-                cost.usd_per_million_output_tokens,
-            ),
-        ),
-        row(
-            "Per million tokens, input and output alike",
-            figure(
-                "usd_per_million_total_tokens",
-                cost.usd_per_million_total_tokens,
-            ),
-        ),
-        row(
-            "Per million output tokens, input free",
-            figure("usd_per_million_output_tokens_whole_cost", whole),
-        ),
-        text("Hardware per hour", usd_exact(cost.usd_per_hour)),
-        text("The measured window", usd(cost.usd_window)),
-    ];
+    let figures = cost_rows(&cost.at_this_load).into_iter();
+    let mut rows: Vec<Row> = figures
+        .map(|(key, label, value)| row(label, cost_figure(cost, key, value)))
+        .collect();
+    if let Some(split) = &cost.split {
+        let shares = format!(
+            "{} to {}; {}",
+            percent(split.input_share),
+            percent(1.0 - split.input_share),
+            split.detail
+        );
+        rows.push(text("Input to output", shares));
+    }
+    rows.push(row("Hardware per hour", estimate(cost.usd_per_hour)));
+    if cost.hour.len() > 1 {
+        let parts = cost.hour.iter();
+        rows.extend(parts.map(|part| row(format!("of it {}", part.name), estimate(part.usd))));
+    }
+    rows.push(row("The measured window", estimate(cost.usd_window)));
+    if let Some(served) = cost.served {
+        let of = format!(
+            "{} of {}",
+            thousands(served.requests),
+            thousands(cost.offered)
+        );
+        rows.push(text("Served requests, of those offered", of));
+    }
     Section {
         title: "Cost",
         rows,
     }
 }
 
-/// The price and the split, with their sources.
+/// The same for hardware that idles off the peak of a day, and list prices beside it.
+pub(super) fn cost_over_the_day(report: &Report) -> Option<Section> {
+    let cost = report.cost.as_ref()?;
+    let day = cost.over_the_day.as_ref()?;
+    let used = &day.utilisation;
+    let mut rows = vec![text(
+        "Mean over peak of the load",
+        format!(
+            "{} ({} to {}; {}, {}, confidence {})",
+            percent(used.mid),
+            percent(used.low),
+            percent(used.high),
+            used.source,
+            used.date,
+            used.confidence.name()
+        ),
+    )];
+    let figures = cost_rows(&day.figures).into_iter();
+    let known = figures.filter(|(_, _, value)| value.is_some());
+    rows.extend(known.map(|(key, label, value)| row(label, cost_figure(cost, key, value))));
+    rows.extend(cost.services.iter().map(|bill| {
+        let words = format!(
+            "{} for a query, {} for a million tokens ({}; {}, {}, confidence {})",
+            usd(bill.usd_per_query),
+            usd(bill.usd_per_million_total_tokens),
+            bill.prices,
+            bill.source,
+            bill.date,
+            bill.confidence.name()
+        );
+        text(format!("List price of {}", bill.service), words)
+    }));
+    Some(Section {
+        title: "Cost over a day, and list prices",
+        rows,
+    })
+}
+
+/// The prices, with their sources.
 pub(super) fn cost_source(cost: &Cost) -> String {
-    let price = &cost.price;
-    let range = price.usd_per_hour_range;
-    let range =
-        range.map(|(low, high)| format!(", range {} to {}", usd_exact(low), usd_exact(high)));
-    let range = range.unwrap_or_default();
-    let note = price
-        .note
-        .as_ref()
-        .map(|note| format!(" Note: {note}."))
-        .unwrap_or_default();
-    let weight = &cost.output_token_weight;
-    format!(
-        "{} × {} at {} an hour{range} ({}; {}, {}, confidence {}).{note} Input and output share \
-         the cost at 1 : {} ({}, {}).",
+    let mut words = format!(
+        "{} × {}: {} (sheet {}, confidence {}). Requests that failed or came late are paid for and \
+         not counted.",
         cost.units,
-        price.per.name(),
-        usd_exact(price.usd_per_hour),
-        price.what,
-        price.source,
-        price.date,
-        price.confidence.name(),
-        weight.value,
-        weight.source,
-        weight.date,
-    )
+        cost.device,
+        cost.what,
+        cost.sheet,
+        cost.confidence.name()
+    );
+    for (name, quantity) in &cost.inputs {
+        let currency = quantity.currency.as_deref().unwrap_or_default();
+        let range = if quantity.low < quantity.high {
+            format!(" [{}, {}]", quantity.low, quantity.high)
+        } else {
+            String::new()
+        };
+        let value = format!("{}{range} {currency}", quantity.mid);
+        words.push_str(&format!(
+            " {}: {} ({}, {}, confidence {}).",
+            name.replace('_', " "),
+            value.trim_end(),
+            quantity.source,
+            quantity.date,
+            quantity.confidence.name()
+        ));
+    }
+    words
 }
 
 /// How the requests of the window ended.

@@ -15,6 +15,7 @@ use super::format::{duration, percent};
 use super::plot::density;
 use super::sections::cost_figure;
 use super::view::{DOUBTFUL, Figure, metric_figures, metric_words, rate_figure, verdict_text};
+use crate::cost::SplitMethod;
 
 const WIDTH: usize = 100;
 const METRICS: [Metric; 4] = [Metric::Ttft, Metric::Itl, Metric::Tpot, Metric::E2e];
@@ -253,25 +254,31 @@ fn cost(report: &Report, paint: Paint) -> Vec<String> {
     let Some(cost) = &report.cost else {
         return Vec::new();
     };
-    let per_query = cost_figure(cost, "per_query_usd", cost.per_query_usd);
+    let figures = &cost.at_this_load;
+    let per_query = cost_figure(cost, "usd_per_query", figures.usd_per_query);
     let input = cost_figure(
         cost,
         "usd_per_million_input_tokens",
-        cost.usd_per_million_input_tokens,
+        figures.usd_per_million_input_tokens,
     );
     let output = cost_figure(
         cost,
         "usd_per_million_output_tokens",
-        cost.usd_per_million_output_tokens,
+        figures.usd_per_million_output_tokens,
     );
-    let price = &cost.price;
+    let split = match cost.split.as_ref().map(|split| split.method) {
+        Some(SplitMethod::DeviceTime) => "input to output as measured",
+        Some(SplitMethod::Solved) => "input to output as solved from several runs",
+        Some(SplitMethod::Assumed) => "input to output as assumed",
+        None => "nothing to split",
+    };
     let source = format!(
-        "{} × {} ({}, {}, confidence {})",
+        "{} × {} ({}; sheet {}, confidence {}; {split})",
         cost.units,
-        price.id,
-        price.what,
-        price.date,
-        price.confidence.name()
+        cost.device,
+        cost.what,
+        cost.sheet,
+        cost.confidence.name()
     );
     let mut lines = vec![
         line("Cost per query", &per_query, "", paint),

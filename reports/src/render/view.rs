@@ -114,14 +114,18 @@ impl<'a> View<'a> {
             command: run.command.join(" "),
             heads: LATENCY_HEADS,
             latency: Metric::ALL.map(|metric| latency_row(report, metric)).into(),
-            sections: vec![
-                sections::throughput(report),
-                sections::cost(report),
-                sections::outcomes(report),
-                sections::workload(report),
-                sections::client_error(report),
-                sections::system(report),
-            ],
+            sections: [
+                Some(sections::throughput(report)),
+                Some(sections::cost(report)),
+                sections::cost_over_the_day(report),
+                Some(sections::outcomes(report)),
+                Some(sections::workload(report)),
+                Some(sections::client_error(report)),
+                Some(sections::system(report)),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             cost_source: report
                 .cost
                 .as_ref()

@@ -28,7 +28,7 @@ fn hostile() -> Report {
     report.warnings.push(HOSTILE.to_owned());
     report.validity.reasons.push(HOSTILE.to_owned());
     if let Some(cost) = &mut report.cost {
-        HOSTILE.clone_into(&mut cost.price.source);
+        HOSTILE.clone_into(&mut cost.what);
     }
     report
 }

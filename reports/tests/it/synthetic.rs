@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use reports::accumulate::{Accumulator, Measurements, Window};
-use reports::cost::{self, PriceFile};
+use reports::cost::{self, Cost, Measured, Priced, Sheet};
 use reports::schema::{
-    HostInfo, ModelInfo, RealisedWorkload, Report, RunInfo, SCHEMA_VERSION, Slo, TargetInfo,
-    WorkloadInfo,
+    DeviceTime, HostInfo, ModelInfo, RealisedWorkload, Report, RunInfo, SCHEMA_VERSION, Slo,
+    Summary, TargetInfo, WorkloadInfo,
 };
 use reports::validity::{self, Completion, Evenness, Inputs, LoadKind, OutputLength};
 use reports::{Outcome, RequestRecord, TokenCountSource};
@@ -158,9 +158,6 @@ pub(crate) fn report(story: Story, name: &str) -> Report {
         lost_conversations: 0,
     });
     warnings.push("No energy was measured: this target has no power telemetry.".to_owned());
-    let price = PriceFile::builtin()
-        .resolve("nvidia-h100-sxm", 1)
-        .expect("it is built in");
     Report {
         schema_version: SCHEMA_VERSION,
         run: run_info(),
@@ -169,12 +166,41 @@ pub(crate) fn report(story: Story, name: &str) -> Report {
         workload: workload(records.len() as u64),
         validity,
         client_error,
-        cost: Some(cost::price(&found.summary, &price)),
+        device_time: Some(DEVICE_TIME),
+        cost: Some(priced(&found.summary, "nvidia-h100-sxm", 1)),
         summary: found.summary,
         histograms: found.histograms,
         series: found.series,
         energy: None,
         warnings,
+    }
+}
+
+/// What the story's engine would have measured.
+pub(crate) const DEVICE_TIME: DeviceTime = DeviceTime {
+    prefill_s: 21.5,
+    decode_s: 64.5,
+    idle_s: 34.0,
+    steps: 9_120,
+};
+
+/// A run priced as rented hardware.
+pub(crate) fn priced(summary: &Summary, device: &str, units: u32) -> Cost {
+    let sheet = Sheet::builtin("rental").expect("it is built in");
+    let priced = Priced::new(&sheet, device, units).expect("the sheet has it");
+    cost::price(&measured_for(summary), &priced).expect("it can be priced")
+}
+
+/// A run of the chatbot, its device time measured.
+pub(crate) fn measured_for(summary: &Summary) -> Measured<'_> {
+    Measured {
+        summary,
+        energy: None,
+        device_time: Some(&DEVICE_TIME),
+        solved: None,
+        characters_per_token: Some(0.62),
+        chatbot: true,
+        whole_day: false,
     }
 }
 

@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use reports::Measurements;
+use reports::cost::{self, Cost, CostError, Measured};
 use reports::schema::{
     ClientError, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
 };
 use reports::validity::{
     self, Completion, Evenness, Inputs, LoadKind as AssessedLoad, OutputLength, assess,
 };
-use reports::{Measurements, cost};
 
 use super::measure::Outcome;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
@@ -53,10 +54,10 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         lost_conversations: outcome.lost_conversations,
     });
     warnings.extend(own_warnings(plan, measured));
-    let cost = plan
-        .price
-        .as_ref()
-        .map(|price| cost::price(&measured.summary, price));
+    let cost = price(plan, outcome).unwrap_or_else(|error| {
+        warnings.push(format!("no cost: {error}"));
+        None
+    });
     Report {
         schema_version: SCHEMA_VERSION,
         run: run_info(plan, outcome),
@@ -75,9 +76,27 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         histograms: measured.histograms.clone(),
         series: measured.series.clone(),
         energy: None,
+        device_time: outcome.device_time,
         cost,
         warnings,
     }
+}
+
+/// What the run cost, where a price is known.
+fn price(plan: &Plan, outcome: &Outcome) -> Result<Option<Cost>, CostError> {
+    let Some(priced) = &plan.price else {
+        return Ok(None);
+    };
+    let measured = Measured {
+        summary: &outcome.recorded.measurements.summary,
+        energy: None,
+        device_time: outcome.device_time.as_ref(),
+        solved: None,
+        characters_per_token: outcome.realised.characters_per_token,
+        chatbot: plan.workload.is_chatbot(),
+        whole_day: plan.workload.is_whole_day(plan.duration_s),
+    };
+    cost::price(&measured, priced).map(Some)
 }
 
 fn client_error(plan: &Plan, outcome: &Outcome, measured: &Measurements) -> ClientError {

@@ -4,13 +4,14 @@
 //! and the run's instants count from its own start.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, anyhow};
+use backends::engine::StepTimes;
 use backends::{Backend, Clock, Nanos};
 use models::ChatTokenizer;
 use reports::preflight::Preflight;
-use reports::schema::RealisedWorkload;
+use reports::schema::{DeviceTime, RealisedWorkload};
 use reports::{Accumulator, Window};
 use tokio::sync::watch;
 
@@ -52,6 +53,8 @@ pub(super) struct Outcome {
     /// The start of the run on the system's monotonic clock, in real time: what a server's own
     /// stamps can be held against.
     pub(super) monotonic_start_ns: Option<u64>,
+    /// Where the device's time went in the window, for engines of ours.
+    pub(super) device_time: Option<DeviceTime>,
     /// By the calendar; virtual runs begin at the epoch.
     pub(super) started: jiff::Timestamp,
     /// The same.
@@ -71,7 +74,8 @@ pub(super) async fn measure(
         .await
         .map_err(|failure| anyhow!("`--target` {}: {}", plan.target, failure.message))?;
     std::fs::create_dir_all(out).with_context(|| format!("`--out` {}", out.display()))?;
-    let prepared = prepare_load(plan, &source);
+    let mut prepared = prepare_load(plan, &source);
+    prepared.realised.characters_per_token = source.characters_per_token();
     let pressure = pressure(plan, &prepared);
     let preflight = own_error(plan, pressure, clock, &tokenizer).await?;
     backend.prepare(preflight::connections(pressure));
@@ -107,7 +111,9 @@ pub(super) async fn measure(
         start,
         end,
     };
+    let steps = Steps::watch(&backend, start, window);
     let (ended, interrupted, cpu_cores_used) = drive(driven, load, &recorder).await;
+    let device_time = steps.device_time(&backend, window.seconds());
     let mut recorded = recorder.finish();
     if let Some(load_end) = ended.load_end.filter(|at| at.0 < window.end_ns) {
         // Rates over a window in which nothing more was asked would be too low.
@@ -127,10 +133,48 @@ pub(super) async fn measure(
         interrupted,
         timers_s,
         cpu_cores_used,
+        device_time,
         monotonic_start_ns: timers_s.map(|_| clock.monotonic_ns(start)),
         started,
         ended: timestamp(clock, jiff::Timestamp::now()),
     })
+}
+
+/// The engine's step times at both ends of the window.
+#[derive(Debug, Clone, Default)]
+struct Steps(Arc<[OnceLock<StepTimes>; 2]>);
+
+impl Steps {
+    fn watch(backend: &Arc<dyn Backend>, start: Nanos, window: Window) -> Self {
+        let steps = Self::default();
+        if backend.step_times().is_none() {
+            return steps;
+        }
+        let (kept, backend) = (steps.clone(), Arc::clone(backend));
+        let instants = [window.start_ns, window.end_ns].map(|ns| start.plus(Nanos(ns)));
+        tokio::spawn(async move {
+            for (place, instant) in kept.0.iter().zip(instants) {
+                backend.clock().sleep_until(instant).await;
+                if let Some(times) = backend.step_times() {
+                    drop(place.set(times));
+                }
+            }
+        });
+        steps
+    }
+
+    /// What the window took; of a run that was stopped, what there is of it.
+    fn device_time(&self, backend: &Arc<dyn Backend>, window_s: f64) -> Option<DeviceTime> {
+        let [before, after] = &*self.0;
+        let after = after.get().cloned().or_else(|| backend.step_times())?;
+        let spent = after.since(before.get()?).seconds();
+        Some(DeviceTime {
+            prefill_s: spent.prefill,
+            decode_s: spent.decode,
+            idle_s: (window_s - spent.prefill - spent.decode).max(0.0),
+            steps: spent.steps,
+        })
+    }
 }
 
 /// What counts of a load that ends at `end_s`.

@@ -1,0 +1,68 @@
+//! Price sheets on the command line, and which of a sheet's devices is meant.
+//!
+//! Invariant: a price that was asked for is found or the command fails; one that was not asked for
+//! may be unknown, and then nothing is priced. What it does not do: compute anything.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use reports::cost::sheet::BUILTIN;
+use reports::cost::{CostError, Priced, Sheet};
+
+/// A sheet by the name of a built-in one, or from a file.
+pub fn load(named: &Path) -> Result<Sheet> {
+    let name = named.to_string_lossy();
+    if let Some(sheet) = Sheet::builtin(&name) {
+        return Ok(sheet);
+    }
+    if !named.exists() {
+        let known: Vec<&str> = BUILTIN.iter().map(|sheet| sheet.0).collect();
+        bail!(
+            "`--price` {name}: there is no such file and no such sheet; accepted is a file or one of \
+             {}",
+            known.join(", ")
+        );
+    }
+    let text = std::fs::read_to_string(named).with_context(|| format!("price sheet `{name}`"))?;
+    Ok(Sheet::parse(&text, &name)?)
+}
+
+/// What is priced, as far as the user says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asked<'a> {
+    /// `--price`.
+    pub sheet: Option<&'a Path>,
+    /// `--price-device`.
+    pub device: Option<&'a str>,
+    /// `--price-units`.
+    pub units: Option<u32>,
+}
+
+/// The price of what was asked for, or else of the target's own device.
+pub fn resolve(
+    asked: Asked<'_>,
+    own_device: Option<&str>,
+    own_units: u32,
+) -> Result<Option<Priced>> {
+    let explicit = asked.sheet.is_some() || asked.device.is_some();
+    let sheet = match asked.sheet {
+        Some(named) => load(named)?,
+        None => Sheet::builtin("rental").expect("it is built in"),
+    };
+    let Some(device) = asked.device.or(own_device) else {
+        if explicit {
+            bail!(
+                "`--price` needs `--price-device` for a server: which device does it run on?\n\n\
+                 hint: sheet {} has {}",
+                sheet.name,
+                sheet.ids()
+            );
+        }
+        return Ok(None);
+    };
+    match Priced::new(&sheet, device, asked.units.unwrap_or(own_units)) {
+        Ok(priced) => Ok(Some(priced)),
+        Err(CostError::NoDevice { .. } | CostError::NoPrice { .. }) if !explicit => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
