@@ -27,6 +27,7 @@ mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::capacity::GoodBlock;
 use crate::drift::{Drift, drift};
 use crate::histogram::IntervalLog;
 use crate::record::{Outcome, RequestRecord, TokenCountSource};
@@ -87,6 +88,8 @@ pub struct Measurements {
     pub length_mismatches: u64,
     /// Values over an hour, recorded as an hour in the histograms.
     pub clamped_values: u64,
+    /// Requests of each block of time, and how many of them met the SLO; empty without an SLO.
+    pub good_blocks: Vec<GoodBlock>,
     /// TTFT and TPOT of `ok` requests of the window, where they drift in the order of completion.
     pub drifts: Vec<MetricDrift>,
 }
@@ -226,6 +229,9 @@ impl Accumulator {
         }
         self.length_mismatches += u64::from(record.is_off_length());
         self.pushed_turns += u64::from(record.pushed_ns > 0);
+        if record.outcome != Outcome::Cancelled {
+            self.rates.judged.add(self.grid, record.intended_ns, 1);
+        }
         let met = self.slo.map(|slo| meets(record, slo));
         if met == Some(true) {
             self.rates.good.add(self.grid, record.intended_ns, 1);
@@ -311,11 +317,13 @@ impl Accumulator {
         };
         let interval_log = log.to_bytes();
         let drifts = self.drifts();
+        let good_blocks = self.slo.map(|_| self.rates.good_blocks(self.grid));
         let encode = |(&metric, cells): (&Metric, &MetricCells)| (metric, cells.histogram.encode());
         Measurements {
             histograms: self.metrics.iter().map(encode).collect(),
             series: self.series.points(self.window),
             interval_log,
+            good_blocks: good_blocks.unwrap_or_default(),
             drifts,
             client_error,
             ttft_p50_any_s,

@@ -15,6 +15,7 @@
 //! - [`drift`] says whether a window is steady.
 //! - [`dialect`] says a run in the definitions of other tools.
 //! - [`goodness`] tests whether a sample fits a law; [`fit`] is what such tests found.
+//! - [`load_curve`] holds runs at several loads.
 //! - [`preflight`] holds the client's own error against the figures.
 //! - [`validity`] says VALID or INVALID, and why.
 //! - [`render`] writes the terminal summary, Markdown and HTML.
@@ -27,6 +28,7 @@ pub mod drift;
 pub mod fit;
 pub mod goodness;
 pub mod histogram;
+pub mod load_curve;
 pub mod preflight;
 pub mod record;
 pub mod render;

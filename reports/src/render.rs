@@ -5,6 +5,7 @@
 //! whether there is a terminal; the caller does both.
 
 mod axis;
+mod curve;
 mod dialect;
 mod fit;
 mod format;
@@ -19,6 +20,7 @@ mod view;
 
 use crate::dialect::DialectFigures;
 use crate::fit::Fit;
+use crate::load_curve::LoadCurve;
 use crate::schema::Report;
 
 /// Whether the terminal summary may use colour.
@@ -58,4 +60,14 @@ pub fn markdown(report: &Report) -> String {
 /// `report.html`: self-contained, fetches nothing.
 pub fn html(report: &Report) -> String {
     html::html(report)
+}
+
+/// A load curve for a terminal.
+pub fn curve_terminal(curve: &LoadCurve) -> String {
+    curve::terminal(curve)
+}
+
+/// A load curve for a pull request or a wiki.
+pub fn curve_markdown(curve: &LoadCurve) -> String {
+    curve::markdown(curve)
 }

@@ -3,6 +3,7 @@
 //! Invariant: data goes to standard output, everything else to standard error; exit codes are those
 //! of the contract (0 done and VALID, 1 INVALID, 2 a mistake or an I/O error, 130 interrupted).
 
+mod curve;
 mod generate;
 mod mock;
 mod models;
@@ -31,6 +32,10 @@ pub struct Cli {
 enum Command {
     /// Measure a target under load and write a report
     Run(Box<run::RunArgs>),
+    /// Measure a target at several loads
+    Sweep(Box<curve::SweepArgs>),
+    /// Find the highest load that meets the SLO, with an interval, and the cost there
+    Capacity(Box<curve::CapacityArgs>),
     /// Serve the built-in engine over HTTP, as OpenAI's API
     Serve(Box<serve::ServeArgs>),
     /// One reply from the built-in engine
@@ -76,6 +81,8 @@ impl Cli {
             .init();
         let ended = match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Sweep(args) => curve::sweep(&args),
+            Command::Capacity(args) => curve::capacity(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Generate(args) => generate::run(&args),
             Command::Speed(args) => speed::run(&args),

@@ -59,7 +59,7 @@ pub(super) fn show_dialect(
 }
 
 /// Reads a report of this schema.
-fn read(path: &Path) -> Result<Report> {
+pub(super) fn read(path: &Path) -> Result<Report> {
     let place = || format!("`{}`", path.display());
     let text = std::fs::read_to_string(path).with_context(place)?;
     let value: serde_json::Value = serde_json::from_str(&text).with_context(place)?;

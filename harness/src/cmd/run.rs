@@ -9,6 +9,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use models::{Model, load_tokenizer};
+use reports::Report;
+use reports::capacity::GoodBlock;
 use reports::dialect::Dialect;
 
 use super::{Ending, note, report};
@@ -38,46 +40,74 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs) -> Result<Ending> {
     let plan = plan::resolve(&args.flags, args.scenario.as_deref())?;
-    if let Target::Http(_) = plan.target {
-        crate::limits::raise_file_limit();
-    }
-    let served = load_model(&plan)?;
-    let info = served.info().clone();
-    let tokenizer = served.tokenizer();
-    let source = session_source(&plan, &info, tokenizer)?;
-    let out = args.out.clone().unwrap_or_else(|| default_folder(&plan));
-    let clock = plan.target.clock();
-    let outcome = clock.block_on(measure(&plan, &clock, served, Arc::new(source), &out))?;
-    let mut report = assemble::report(&plan, &info, &outcome);
-    if let Some(error) = &outcome.recorded.write_error {
-        report
-            .warnings
-            .push(format!("requests.jsonl is incomplete: {error}"));
-    }
-    write_files(&report, &outcome, &out)?;
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| default_folder(&plan, ""));
+    let ran = make(&plan, &out)?;
     match args.dialect {
-        Some(dialect) => report::show_dialect(dialect, &report, &out, args.json)?,
-        None => report::show(&report, args.json)?,
+        Some(dialect) => report::show_dialect(dialect, &ran.report, &out, args.json)?,
+        None => report::show(&ran.report, args.json)?,
     }
     note(&format!("\n{}", out.join("report.html").display()));
-    if let Some(error) = &outcome.recorded.write_error {
+    if let Some(error) = &ran.write_error {
         return Err(anyhow!(
             "`{}`: {error}",
             out.join("requests.jsonl").display()
         ));
     }
-    Ok(if outcome.interrupted {
+    Ok(if ran.report.run.incomplete {
         Ending::Interrupted
-    } else if report.validity.reasons.is_empty() {
+    } else if ran.report.validity.reasons.is_empty() {
         Ending::Done
     } else {
         Ending::Invalid
     })
 }
 
-fn default_folder(plan: &Plan) -> PathBuf {
+/// A run that was made, and its files written.
+pub(super) struct Ran {
+    /// The product.
+    pub(super) report: Report,
+    /// What met the SLO, by block of time.
+    pub(super) good_blocks: Vec<GoodBlock>,
+    /// `requests.jsonl` lacks lines.
+    write_error: Option<String>,
+}
+
+/// Makes a run and writes its folder.
+pub(super) fn make(plan: &Plan, out: &Path) -> Result<Ran> {
+    if let Target::Http(_) = plan.target {
+        crate::limits::raise_file_limit();
+    }
+    let served = load_model(plan)?;
+    let info = served.info().clone();
+    let tokenizer = served.tokenizer();
+    let source = session_source(plan, &info, tokenizer)?;
+    let clock = plan.target.clock();
+    let outcome = clock.block_on(measure(plan, &clock, served, Arc::new(source), out))?;
+    let mut report = assemble::report(plan, &info, &outcome);
+    let write_error = outcome
+        .recorded
+        .write_error
+        .as_ref()
+        .map(ToString::to_string);
+    if let Some(error) = &write_error {
+        report
+            .warnings
+            .push(format!("requests.jsonl is incomplete: {error}"));
+    }
+    write_files(&report, &outcome, out)?;
+    Ok(Ran {
+        report,
+        good_blocks: outcome.recorded.measurements.good_blocks,
+        write_error,
+    })
+}
+
+pub(super) fn default_folder(plan: &Plan, prefix: &str) -> PathBuf {
     let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ");
-    let name = format!("{time}-{}-{}", plan.target, plan.workload.name());
+    let name = format!("{time}-{prefix}{}-{}", plan.target, plan.workload.name());
     let safe = |c: char| {
         if c.is_ascii_alphanumeric() || "-._".contains(c) {
             c
@@ -180,7 +210,7 @@ fn check_shortest_prompt(plan: &Plan, template_tokens: u32) -> Result<()> {
     Ok(())
 }
 
-fn write_files(report: &reports::Report, outcome: &Outcome, out: &Path) -> Result<()> {
+fn write_files(report: &Report, outcome: &Outcome, out: &Path) -> Result<()> {
     let write = |name: &str, bytes: &[u8]| {
         let path = out.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("`{}`", path.display()))

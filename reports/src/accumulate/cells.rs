@@ -3,6 +3,9 @@
 //! Invariant: the histogram of a metric is the sum of its cells. Cells are a second long, longer
 //! only in windows of more than an hour. What it does not do: decide which requests count.
 
+use std::ops::Range;
+
+use crate::capacity::GoodBlock;
 use crate::histogram::{LatencyHistogram, SparseCounts};
 use crate::schema::{Metric, MetricSummary};
 use crate::stats::{
@@ -48,7 +51,7 @@ impl Grid {
     }
 
     /// Cells of each block, as ranges; `None` when the window is too short for intervals.
-    fn blocks(self) -> Option<Vec<std::ops::Range<usize>>> {
+    fn blocks(self) -> Option<Vec<Range<usize>>> {
         let blocks = block_count(self.window.seconds())?.min(self.cells);
         let bound = |block: usize| block * self.cells / blocks;
         Some(
@@ -81,7 +84,7 @@ impl Counter {
 
     /// 95 % interval of the events per second.
     pub(super) fn interval(&self, grid: Grid) -> Option<(f64, f64)> {
-        let block = |cells: std::ops::Range<usize>| RateBlock {
+        let block = |cells: Range<usize>| RateBlock {
             count: self.0[cells.clone()].iter().sum(),
             seconds: cells.map(|cell| grid.cell_s(cell)).sum(),
         };
@@ -95,6 +98,7 @@ pub(super) struct RateCells {
     pub(super) completed: Counter,
     pub(super) output_tokens: Counter,
     pub(super) good: Counter,
+    pub(super) judged: Counter,
 }
 
 impl RateCells {
@@ -103,7 +107,22 @@ impl RateCells {
             completed: Counter::new(grid),
             output_tokens: Counter::new(grid),
             good: Counter::new(grid),
+            judged: Counter::new(grid),
         }
+    }
+
+    /// What met the SLO, by block; by cell in a window that is too short for blocks.
+    pub(super) fn good_blocks(&self, grid: Grid) -> Vec<GoodBlock> {
+        let sum = |counter: &Counter, cells: &Range<usize>| -> u64 {
+            counter.0[cells.clone()].iter().sum()
+        };
+        let cells = || (0..grid.cells).map(|cell| cell..cell + 1).collect();
+        let blocks: Vec<Range<usize>> = grid.blocks().unwrap_or_else(cells);
+        let block = |cells: &Range<usize>| GoodBlock {
+            good: sum(&self.good, cells),
+            judged: sum(&self.judged, cells),
+        };
+        blocks.iter().map(block).collect()
     }
 }
 
@@ -241,7 +260,7 @@ impl MetricCells {
     }
 
     fn intervals(&self, grid: Grid) -> Option<LatencyIntervals> {
-        let merge = |cells: std::ops::Range<usize>| {
+        let merge = |cells: Range<usize>| {
             let mut block = LatencyBlock::default();
             for cell in &self.cells[cells] {
                 block.counts.merge(&cell.counts);
