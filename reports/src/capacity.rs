@@ -1,16 +1,16 @@
 //! The highest load that still meets the SLO: which load to try next, and what was found.
 //!
-//! A load *passes* when the share of requests that meet the SLO is at least the target. Each load is
-//! tried in segments, every one a run with prompts of its own, until a sequential test decides: at
-//! each of up to [`LOOKS`] looks the share is held against the target with the standard error over
-//! blocks of time, beyond Pocock's boundary; at the last look the share itself decides. Loads are
-//! doubled or halved until one passes and one fails, then the bracket is bisected.
+//! A load *passes* when the share of requests that meet the SLO is at least the target. Each load
+//! is tried in segments, every one a run with prompts of its own, until a sequential test decides:
+//! at each of up to [`LOOKS`] looks the share is held against the target with the standard error
+//! over blocks of time, beyond Pocock's boundary; at the last look the share itself decides. Loads
+//! are doubled or halved until one passes and one fails, then the bracket is bisected.
 //!
 //! The capacity is where the isotonic curve of all shares against load crosses the target; its
 //! interval comes from resampling the blocks of every load.
 //!
-//! Invariant: [`Search`] is a pure function of the segments it was given. A run that is INVALID never
-//! passes. What it does not do: run anything.
+//! Invariant: [`Search`] is a pure function of the segments it was given. A run that is INVALID
+//! never passes. What it does not do: run anything.
 
 use std::collections::BTreeMap;
 
@@ -196,7 +196,10 @@ impl Search {
             }
             (Some(_), Some(_)) => return None,
         };
-        let tried = self.segments.iter().any(|segment| segment.load == next);
+        let tried = self
+            .segments
+            .iter()
+            .any(|segment| segment.load.to_bits() == next.to_bits());
         (!tried).then_some(next)
     }
 
@@ -374,6 +377,7 @@ fn interval(levels: &[(f64, &[GoodBlock])], target: f64) -> (f64, f64) {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "loads are passed on, not computed")]
 mod tests {
     use super::*;
 

@@ -6,8 +6,8 @@
 //! tokens add up to the bill. Every figure carries the interval that the ranges of the prices and
 //! the interval of the measured rate give it together.
 //!
-//! Two sets of figures: *at this load*, as if the hardware were switched off outside the window; and
-//! *over the day*, for hardware that is bought for the peak of a day's load and idles off it.
+//! Two sets of figures: *at this load*, as if the hardware were switched off outside the window;
+//! and *over the day*, for hardware that is bought for the peak of a day's load and idles off it.
 //!
 //! # Layout
 //! - [`quantity`]: figures with source and range; draws.
@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::schema::{DeviceTime, Energy, Rate, Served, Summary};
+use crate::schema::{DeviceTime, Energy, Rate, Report, Served, Summary};
 
 pub use api::ApiBill;
 pub use hour::{CostError, MeasuredPower, Priced};
@@ -146,6 +146,27 @@ pub struct Measured<'a> {
     pub chatbot: bool,
     /// The window holds a whole day's rise and fall.
     pub whole_day: bool,
+}
+
+impl<'a> Measured<'a> {
+    /// What a report says.
+    pub fn of(report: &'a Report) -> Self {
+        Self {
+            summary: &report.summary,
+            energy: report.energy.as_ref(),
+            device_time: report.device_time.as_ref(),
+            solved: None,
+            characters_per_token: report.workload.realised.characters_per_token,
+            chatbot: report.workload.chatbot,
+            whole_day: report.workload.whole_day,
+        }
+    }
+}
+
+/// Input tokens that no cache held, output tokens and seconds of a run, for [`solve`].
+pub fn tokens_and_seconds(summary: &Summary) -> (f64, f64, f64) {
+    let fresh = summary.input_tokens - summary.cached_input_tokens.unwrap_or(0);
+    (fresh as f64, summary.output_tokens as f64, summary.window_s)
 }
 
 /// Prices a run.

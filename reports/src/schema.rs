@@ -152,6 +152,12 @@ pub struct WorkloadInfo {
     pub length_mode: String,
     /// Limits a request must meet to count as goodput.
     pub slo: Option<Slo>,
+    /// Conversations of the chatbot whose users are known, not prompts of one length or a trace.
+    #[serde(default)]
+    pub chatbot: bool,
+    /// The window holds a whole day's rise and fall.
+    #[serde(default)]
+    pub whole_day: bool,
     /// What the generated schedule is like.
     pub realised: RealisedWorkload,
     /// The resolved scenario, as a scenario file that repeats the run.

@@ -1,8 +1,8 @@
 //! `weighbridge sweep` and `weighbridge capacity`: runs at several loads.
 //!
-//! Each run is a whole `weighbridge run` in a folder of its own, with a seed and so with prompts of its
-//! own: no probe finds the prompts of another in a cache. What all runs share, such as the system
-//! prompt, is warm in each after its warm-up, as it would be in service.
+//! Each run is a whole `weighbridge run` in a folder of its own, with a seed and so with prompts of
+//! its own: no probe finds the prompts of another in a cache. What all runs share, such as the
+//! system prompt, is warm in each after its warm-up, as it would be in service.
 //!
 //! Invariant: every run that was made is in the curve, whatever came of it.
 
@@ -228,7 +228,7 @@ impl<'a> Probes<'a> {
     fn decide(&mut self, load: f64, decision: Decision, share: Option<f64>) {
         let points = self.curve.iter_mut().flat_map(|curve| &mut curve.points);
         let mut runs = 0;
-        for point in points.filter(|point| point.load == load) {
+        for point in points.filter(|point| point.load.to_bits() == load.to_bits()) {
             point.decision = Some(decision);
             runs += 1;
         }
@@ -250,8 +250,9 @@ impl<'a> Probes<'a> {
 
     /// The report of the last run at a load.
     fn report_at(&self, load: Option<f64>) -> Result<Option<Report>> {
-        let points = self.curve.iter().flat_map(|curve| &curve.points);
-        let point = points.filter(|point| Some(point.load) == load).next_back();
+        let mut points = self.curve.iter().flat_map(|curve| &curve.points);
+        let at = |point: &&Point| load.is_some_and(|load| load.to_bits() == point.load.to_bits());
+        let point = points.rfind(at);
         let Some(point) = point else { return Ok(None) };
         super::report::read(&self.out.join(&point.folder).join("report.json")).map(Some)
     }

@@ -36,9 +36,9 @@ pub(super) fn run(args: &PricesArgs) -> Result<Ending> {
     let text = match &args.action {
         Action::List => {
             let sheets = BUILTIN.iter().filter_map(|(name, _)| Sheet::builtin(name));
-            sheets
-                .map(|sheet| format!("{:<10} {}; {}\n", sheet.name, sheet.about, sheet.ids()))
-                .collect()
+            let line =
+                |sheet: Sheet| format!("{:<10} {}; {}\n", sheet.name, sheet.about, sheet.ids());
+            sheets.map(line).collect::<Vec<_>>().concat()
         }
         Action::Show { sheet } => {
             let found = BUILTIN.iter().find(|(name, _)| name == sheet);

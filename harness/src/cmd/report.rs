@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use reports::cost::{self, Measured};
 use reports::dialect::{self, Dialect};
 use reports::schema::SCHEMA_VERSION;
 use reports::{Report, Window, render};
 
 use super::{Ending, print, wants_colour};
+use crate::prices;
 use crate::recorder::read_records;
 
 #[derive(Debug, Args)]
@@ -21,10 +23,67 @@ pub(super) struct ReportArgs {
     /// Print the run in another tool's definitions: vllm, sglang, aiperf, guidellm, genai-perf, llmperf, inference-perf, evalscope, aisbench
     #[arg(long, value_name = "TOOL")]
     dialect: Option<Dialect>,
+    #[command(flatten)]
+    price: PriceArgs,
+}
+
+/// The run at other prices; `report.json` is written again with them.
+#[derive(Debug, Args)]
+struct PriceArgs {
+    /// Price the run again: a sheet's file, or rental, china, us, malaysia, thailand
+    #[arg(long, value_name = "SHEET")]
+    price: Option<PathBuf>,
+    /// Device to look up in the price sheet [default: as the run was priced]
+    #[arg(long, value_name = "NAME", requires = "price")]
+    price_device: Option<String>,
+    /// Devices, or vCPUs, that the price is multiplied by [default: as the run was priced]
+    #[arg(long, value_name = "N", requires = "price")]
+    price_units: Option<u32>,
+    /// Share the bill by solving for the time of a token over this run and these, which had other
+    /// ratios of input to output and kept the device busy too
+    #[arg(long, value_name = "DIR", requires = "price", num_args = 1..)]
+    split_from: Vec<PathBuf>,
+}
+
+impl PriceArgs {
+    /// Prices a report again, if that was asked for.
+    fn apply(&self, report: &mut Report) -> Result<bool> {
+        let Some(sheet) = &self.price else {
+            return Ok(false);
+        };
+        let before = report.cost.as_ref();
+        let units = before.map_or(1, |cost| cost.units);
+        let asked = prices::Asked {
+            sheet: Some(sheet),
+            device: self.price_device.as_deref(),
+            units: self.price_units,
+        };
+        let own = before.map(|cost| cost.device.clone());
+        let priced = prices::resolve(asked, own.as_deref(), units)?;
+        let priced = priced.context("`--price` prices a device")?;
+        let mut measured = Measured::of(report);
+        if !self.split_from.is_empty() {
+            let mut runs = vec![cost::tokens_and_seconds(&report.summary)];
+            for dir in &self.split_from {
+                let other = read(&dir.join("report.json"))?;
+                runs.push(cost::tokens_and_seconds(&other.summary));
+            }
+            measured.device_time = None;
+            measured.solved = Some(cost::solve(&runs).context("`--split-from`")?);
+        }
+        let cost = cost::price(&measured, &priced)?;
+        report.cost = Some(cost);
+        Ok(true)
+    }
 }
 
 pub(super) fn run(args: &ReportArgs) -> Result<Ending> {
-    let report = read(&args.dir.join("report.json"))?;
+    let path = args.dir.join("report.json");
+    let mut report = read(&path)?;
+    if args.price.apply(&mut report)? {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(&path, text).with_context(|| format!("`{}`", path.display()))?;
+    }
     write_renderings(&report, &args.dir)?;
     match args.dialect {
         Some(dialect) => show_dialect(dialect, &report, &args.dir, args.json)?,

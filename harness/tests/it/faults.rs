@@ -10,7 +10,7 @@ use crate::command::{Sandbox, records, report};
 fn mistakes_in_flags_and_files_are_named() {
     let sandbox = Sandbox::new();
     sandbox.write("typo.toml", "workload = \"smoke\"\nraet = 2.0\n");
-    sandbox.write("empty.toml", "");
+    sandbox.write("empty.toml", "name = \"mine\"\nabout = \"nothing\"\n");
     sandbox.write(
         "tiny.json",
         r#"{"name":"t","description":"t","rate":1,"duration_s":9,"warmup_s":0,"arrivals":"poisson",
@@ -21,7 +21,7 @@ fn mistakes_in_flags_and_files_are_named() {
     );
     sandbox.write("negative.toml", "rate = -2.0\n");
     sandbox.write("wl.toml", "name = \"x\"\nrate = \"fast\"\n");
-    sandbox.write("price.toml", "[[price]]\nid = \"a\"\nusd_per_hour = -4\n");
+    sandbox.write("price.toml", "name = \"mine\"\nusd_per_hour = -4\n");
     let cases: [(&[&str], &str); 16] = [
         (&["run", "no.toml"], "no.toml"),
         (&["run", "typo.toml"], "raet"),
@@ -39,10 +39,7 @@ fn mistakes_in_flags_and_files_are_named() {
             &["run", "--model", "ref-tiny", "--workload", "doubao-chat-8k"],
             "takes 2048",
         ),
-        (
-            &["run", "--price", "empty.toml"],
-            "no price for device `cpu`",
-        ),
+        (&["run", "--price", "empty.toml"], "has no device `cpu`"),
         (&["run", "--workload", "tiny.json"], "`context_limit` is 10"),
         (&["report", "nowhere"], "report.json"),
     ];

@@ -111,7 +111,7 @@ impl Estimate {
 #[derive(Debug)]
 pub(super) enum World {
     Mid,
-    Drawn(ChaCha8Rng),
+    Drawn(Box<ChaCha8Rng>),
 }
 
 impl World {
@@ -120,7 +120,7 @@ impl World {
         let drawn = (0..DRAWS).map(|index| {
             let mut rng = ChaCha8Rng::seed_from_u64(SEED);
             rng.set_stream(index as u64);
-            Self::Drawn(rng)
+            Self::Drawn(Box::new(rng))
         });
         std::iter::once(Self::Mid).chain(drawn)
     }

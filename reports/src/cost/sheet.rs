@@ -2,9 +2,9 @@
 //!
 //! Invariant: a figure without source, date and confidence does not load; a device is either rented
 //! or owned; no device is found by accident: the words of `match` must appear as whole words in its
-//! name, so `H20` is not `H200`. Sheets that come with weighbridge hold cited figures; where none can
-//! be cited, the entry says what the user must supply.
-//! What it does not do: fetch anything, or look at the clock to see how old a price is.
+//! name, so `H20` is not `H200`. Sheets that come with weighbridge hold cited figures; where none
+//! can be cited, the entry says what the user must supply. What it does not do: fetch anything, or
+//! look at the clock to see how old a price is.
 
 mod read;
 

@@ -102,7 +102,7 @@ fn title(curve: &LoadCurve) -> String {
 /// For a terminal.
 pub(super) fn terminal(curve: &LoadCurve) -> String {
     let mut heads = HEADS.map(str::to_owned);
-    heads[0] = curve.unit.name().to_owned();
+    curve.unit.name().clone_into(&mut heads[0]);
     let rows: Vec<[String; 11]> = rising(curve).into_iter().map(cells).collect();
     let width = |column: usize| {
         let all = std::iter::once(&heads).chain(&rows);
@@ -143,7 +143,7 @@ pub(super) fn markdown(curve: &LoadCurve) -> String {
         text.push_str(&format!("{finding}\n\n"));
     }
     let mut heads = HEADS.map(str::to_owned);
-    heads[0] = curve.unit.name().to_owned();
+    curve.unit.name().clone_into(&mut heads[0]);
     text.push_str(&format!(
         "| {} |\n|{}\n",
         heads.join(" | "),

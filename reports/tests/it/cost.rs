@@ -126,6 +126,7 @@ fn built_in_sheets_are_sourced_and_know_what_they_do_not_know() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn mistakes_name_file_key_value_and_what_is_accepted() {
     let rent = |body: &str| rented(&format!("rental_per_hour = {{ {body} }}"));
     let sourced = "source = 's', date = '2026-01', confidence = 'example'";
@@ -299,7 +300,7 @@ fn an_owned_device_by_hand() {
     assert!(error.contains("hint: add `power_w`"), "{error}");
 }
 
-/// `$/M tok = $/GPU-h ÷ (tok/s/GPU × 3600 / 1e6)`, as the InferenceX calculator has it.
+/// `$/M tok = $/GPU-h ÷ (tok/s/GPU × 3600 / 1e6)`, as the `InferenceX` calculator has it.
 #[test]
 fn the_inferencex_figure_for_its_own_inputs() {
     let rental = Sheet::builtin("rental").expect("built in");

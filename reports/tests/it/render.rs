@@ -86,7 +86,8 @@ fn doubtful_figures_are_marked_everywhere() {
 
 #[test]
 fn terminal_fits_and_has_colour_only_when_asked() {
-    for report in [steady(), hostile(), empty(), doubtful()] {
+    let makers: [fn() -> Report; 4] = [steady, hostile, empty, doubtful];
+    for report in makers.map(|make| Box::new(make())) {
         let plain = render::terminal(&report, Style::Plain);
         assert!(!plain.contains('\u{1b}'));
         let longest = plain.lines().map(|line| line.chars().count()).max();

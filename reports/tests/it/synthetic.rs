@@ -270,6 +270,8 @@ fn workload(requests: u64) -> WorkloadInfo {
         duration_s: 120.0,
         length_mode: "tokens".to_owned(),
         slo: Some(SLO),
+        chatbot: true,
+        whole_day: false,
         realised: RealisedWorkload {
             requests,
             sessions: requests / 3,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use reports::Measurements;
-use reports::cost::{self, Cost, CostError, Measured};
+use reports::cost::{self, Measured};
 use reports::schema::{
     ClientError, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
 };
@@ -54,11 +54,7 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         lost_conversations: outcome.lost_conversations,
     });
     warnings.extend(own_warnings(plan, measured));
-    let cost = price(plan, outcome).unwrap_or_else(|error| {
-        warnings.push(format!("no cost: {error}"));
-        None
-    });
-    Report {
+    let mut report = Report {
         schema_version: SCHEMA_VERSION,
         run: run_info(plan, outcome),
         target: TargetInfo {
@@ -77,26 +73,16 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         series: measured.series.clone(),
         energy: None,
         device_time: outcome.device_time,
-        cost,
+        cost: None,
         warnings,
+    };
+    if let Some(priced) = &plan.price {
+        match cost::price(&Measured::of(&report), priced) {
+            Ok(cost) => report.cost = Some(cost),
+            Err(error) => report.warnings.push(format!("no cost: {error}")),
+        }
     }
-}
-
-/// What the run cost, where a price is known.
-fn price(plan: &Plan, outcome: &Outcome) -> Result<Option<Cost>, CostError> {
-    let Some(priced) = &plan.price else {
-        return Ok(None);
-    };
-    let measured = Measured {
-        summary: &outcome.recorded.measurements.summary,
-        energy: None,
-        device_time: outcome.device_time.as_ref(),
-        solved: None,
-        characters_per_token: outcome.realised.characters_per_token,
-        chatbot: plan.workload.is_chatbot(),
-        whole_day: plan.workload.is_whole_day(plan.duration_s),
-    };
-    cost::price(&measured, priced).map(Some)
+    report
 }
 
 fn client_error(plan: &Plan, outcome: &Outcome, measured: &Measurements) -> ClientError {
@@ -235,6 +221,8 @@ fn workload_info(plan: &Plan, outcome: &Outcome) -> WorkloadInfo {
         duration_s: seconds(outcome.window.end_ns - outcome.window.start_ns),
         length_mode: "tokens".into(),
         slo: plan.slo,
+        chatbot: plan.workload.is_chatbot(),
+        whole_day: plan.workload.is_whole_day(plan.duration_s),
         realised: outcome.realised.clone(),
         scenario: serde_json::to_value(&plan.scenario).unwrap_or_default(),
     }
