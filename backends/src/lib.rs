@@ -6,6 +6,7 @@
 //! - [`engine`]: continuous batching over any device ([`engine::Executor`]).
 //! - [`cpu`]: the executor that runs the reference model on the CPU.
 //! - [`sim`]: the executor that only takes the time a device would take.
+//! - [`plugin`]: the executor that calls a device through a C interface.
 //! - [`http`]: any server that speaks the OpenAI API.
 //!
 //! A backend never sees a report, and knows nothing of workloads.
@@ -16,6 +17,7 @@ pub mod contract;
 pub mod cpu;
 pub mod engine;
 pub mod http;
+pub mod plugin;
 pub mod sim;
 
 pub use clock::{Clock, Nanos};

@@ -262,6 +262,7 @@ fn resolve_engine(
     let (tokens, sequences) = match target {
         Target::Sim(_) => (8192, 256),
         Target::Cpu | Target::Http(_) => (128, 32),
+        Target::Plugin { .. } => (2048, 64),
     };
     let memory = crate::host::host_info().memory_bytes;
     let kv_memory_bytes = match &scenario.kv_memory {

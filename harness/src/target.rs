@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use backends::cpu::CpuExecutor;
-use backends::engine::{Capacity, Engine, PrefixCache, blocks_for};
+use backends::engine::{Capacity, Engine, Executor, PrefixCache, blocks_for};
 use backends::http::{BaseError, HttpBackend, HttpConfig, parse_base};
+use backends::plugin::{self, PluginExecutor, PluginOptions};
 use backends::sim::{self, Device, SimulatedExecutor};
 use backends::{Backend, Clock, Failure, FailureCause, SystemInfo};
 use models::{ChatTokenizer, CpuOptions, KvFormat, Model, ModelInfo};
@@ -24,6 +26,13 @@ pub enum Target {
     Http(String),
     /// The built-in scheduler on a simulated device.
     Sim(String),
+    /// The built-in engine on a device behind the C interface.
+    Plugin {
+        /// The shared library.
+        library: PathBuf,
+        /// For the library alone.
+        arguments: String,
+    },
 }
 
 /// A target that this build cannot measure.
@@ -31,12 +40,12 @@ pub enum Target {
 pub enum TargetError {
     /// Not one of the forms.
     #[error(
-        "target `{0}` is not known; accepted are `cpu`, `http://HOST:PORT/v1` and `sim:DEVICE`"
+        "target `{0}` is not known; accepted are `cpu`, `http://HOST:PORT/v1`, `plugin:FILE` and `sim:DEVICE`"
     )]
     Unknown(String),
     /// Planned.
     #[error(
-        "target `{target}`: this version has no {what} yet; accepted are `cpu`, `http://HOST:PORT/v1` and `sim:DEVICE`\n\nhint: {hint}"
+        "target `{target}`: this version has no {what} yet; accepted are `cpu`, `http://HOST:PORT/v1`, `plugin:FILE` and `sim:DEVICE`\n\nhint: {hint}"
     )]
     Planned {
         /// As given.
@@ -46,6 +55,11 @@ pub enum TargetError {
         /// What to do instead.
         hint: &'static str,
     },
+    /// A plugin without a file.
+    #[error(
+        "target `{0}` names no file; accepted is `plugin:/path/lib.so`, or with arguments for the plugin `plugin:/path/lib.so?device=1`"
+    )]
+    NoLibrary(String),
     /// No such device.
     #[error("target `sim:{0}`: there is no such device; accepted are {1}")]
     NoDevice(String, String),
@@ -74,7 +88,17 @@ impl Target {
             _ if text.starts_with("cuda:") => planned("CUDA engine", server),
             _ if text.starts_with("ascend=") => planned("Ascend telemetry", server),
             _ if text.starts_with("cambricon=") => planned("Cambricon telemetry", server),
-            _ if text.starts_with("plugin:") => planned("plug-in executor", server),
+            _ if text.starts_with("plugin:") => {
+                let rest = text.trim_start_matches("plugin:");
+                let (library, arguments) = rest.split_once('?').unwrap_or((rest, ""));
+                if library.is_empty() {
+                    return Err(TargetError::NoLibrary(text.into()));
+                }
+                Ok(Self::Plugin {
+                    library: library.into(),
+                    arguments: arguments.into(),
+                })
+            }
             _ => match text.strip_prefix("sim:") {
                 Some(device) if Device::builtin(device).is_some() => Ok(Self::Sim(device.into())),
                 Some(device) => {
@@ -92,7 +116,7 @@ impl Target {
     /// The clock that fits.
     pub fn clock(&self) -> Clock {
         match self {
-            Self::Cpu | Self::Http(_) => Clock::wall(),
+            Self::Cpu | Self::Http(_) | Self::Plugin { .. } => Clock::wall(),
             Self::Sim(_) => Clock::simulated(),
         }
     }
@@ -102,7 +126,7 @@ impl Target {
         match self {
             Self::Cpu => Some("cpu".into()),
             Self::Sim(name) => Device::builtin(name).map(|device| device.id),
-            Self::Http(_) => None,
+            Self::Http(_) | Self::Plugin { .. } => None,
         }
     }
 }
@@ -113,6 +137,12 @@ impl fmt::Display for Target {
             Self::Cpu => formatter.write_str("cpu"),
             Self::Http(base) => formatter.write_str(base),
             Self::Sim(device) => write!(formatter, "sim:{device}"),
+            Self::Plugin { library, arguments } if arguments.is_empty() => {
+                write!(formatter, "plugin:{}", library.display())
+            }
+            Self::Plugin { library, arguments } => {
+                write!(formatter, "plugin:{}?{arguments}", library.display())
+            }
         }
     }
 }
@@ -150,6 +180,8 @@ pub enum Served {
     Loaded(Box<Model>),
     /// For a simulated device or a server.
     Described(ModelInfo, Arc<ChatTokenizer>),
+    /// For a plugin: the same, and where it finds the weights.
+    Filed(ModelInfo, Arc<ChatTokenizer>, Option<PathBuf>),
 }
 
 impl Served {
@@ -157,7 +189,7 @@ impl Served {
     pub fn info(&self) -> &ModelInfo {
         match self {
             Self::Loaded(model) => &model.info,
-            Self::Described(info, _) => info,
+            Self::Described(info, _) | Self::Filed(info, ..) => info,
         }
     }
 
@@ -165,7 +197,7 @@ impl Served {
     pub fn tokenizer(&self) -> Arc<ChatTokenizer> {
         match self {
             Self::Loaded(model) => Arc::clone(&model.chat),
-            Self::Described(_, tokenizer) => Arc::clone(tokenizer),
+            Self::Described(_, tokenizer) | Self::Filed(_, tokenizer, _) => Arc::clone(tokenizer),
         }
     }
 }
@@ -195,6 +227,7 @@ pub async fn connect(
         max_context: info.context_limit as usize,
     };
     let end_tokens: Arc<[u32]> = served.tokenizer().eos_ids().into();
+    let (clock, cache) = (clock.clone(), engine.prefix_cache);
     let mut details = engine_details(engine, capacity);
     let backend = match (target, served) {
         (Target::Sim(name), served) => {
@@ -206,13 +239,7 @@ pub async fn connect(
                 details,
             };
             let executor = SimulatedExecutor::new(&device, served.info(), capacity, clock.clone());
-            Engine::start(
-                executor,
-                clock.clone(),
-                engine.prefix_cache,
-                end_tokens,
-                system,
-            )
+            Engine::start(executor, clock, cache, end_tokens, system)
         }
         (_, Served::Loaded(model)) => {
             let device = crate::host::host_info().cpu;
@@ -224,17 +251,45 @@ pub async fn connect(
             };
             let executor = CpuExecutor::new(model.llama, capacity, engine.cpu)
                 .map_err(|error| Failure::new(FailureCause::Engine, error.to_string()))?;
-            Engine::start(
-                executor,
-                clock.clone(),
-                engine.prefix_cache,
-                end_tokens,
-                system,
-            )
+            Engine::start(executor, clock, cache, end_tokens, system)
         }
-        (_, Served::Described(..)) => unreachable!("the CPU is given a loaded model"),
+        (Target::Plugin { .. }, Served::Filed(info, _, gguf)) => {
+            let executor = open_plugin(target, engine, capacity, &info, gguf)?;
+            details.extend(engine_details(engine, executor.capacity()));
+            let system = SystemInfo {
+                kind: "plugin".into(),
+                device: executor.device().to_owned(),
+                details,
+            };
+            Engine::start(executor, clock, cache, end_tokens, system)
+        }
+        (_, Served::Described(..) | Served::Filed(..)) => {
+            unreachable!("the CPU is given a loaded model")
+        }
     };
     Ok(Arc::new(backend))
+}
+
+fn open_plugin(
+    target: &Target,
+    engine: &EngineOptions,
+    wanted: Capacity,
+    info: &ModelInfo,
+    gguf: Option<PathBuf>,
+) -> Result<PluginExecutor, Failure> {
+    let Target::Plugin { library, arguments } = target else {
+        unreachable!("only a plugin is opened");
+    };
+    let options = PluginOptions {
+        path: library.clone(),
+        arguments: arguments.clone(),
+        gguf,
+        wanted,
+        kv_memory_bytes: engine.kv_memory_bytes,
+        step_limit: plugin::STEP_LIMIT,
+    };
+    PluginExecutor::open(&options, info)
+        .map_err(|error| Failure::new(FailureCause::Engine, error.to_string()))
 }
 
 fn cpu_details(cpu: CpuOptions) -> [(String, String); 4] {
@@ -276,7 +331,12 @@ mod tests {
 
     #[test]
     fn targets_are_read_and_written() {
-        for text in ["cpu", "sim:h100", "http://127.0.0.1:8000/v1"] {
+        for text in [
+            "cpu",
+            "sim:h100",
+            "http://127.0.0.1:8000/v1",
+            "plugin:/x.so?device=1",
+        ] {
             assert_eq!(Target::parse(text).expect(text).to_string(), text);
         }
     }
@@ -288,7 +348,7 @@ mod tests {
             ("cuda:0", "no CUDA engine yet"),
             ("sim:abacus", "`sim:h100`"),
             ("https://host/v1", "plain http only"),
-            ("plugin:/x.so", "no plug-in executor yet"),
+            ("plugin:", "names no file"),
             ("http:///v1", "accepted is"),
         ] {
             let error = Target::parse(text).expect_err(text).to_string();

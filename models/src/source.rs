@@ -59,6 +59,15 @@ impl ModelSource {
             hint: nearest.map_or_else(String::new, |n| format!("\n\nhint: did you mean `{n}`?")),
         })
     }
+
+    /// Its GGUF file, unless it is made in memory.
+    pub fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Reference(_) => None,
+            Self::Catalogue(entry) => Some(crate::store::path(entry)),
+            Self::File(path) => Some(path.clone()),
+        }
+    }
 }
 
 fn known_names() -> impl Iterator<Item = &'static str> {

@@ -1,3 +1,4 @@
 //! The engine with the reference model in it.
 
 mod answers;
+mod plugin;

@@ -133,6 +133,9 @@ fn load_model(plan: &Plan) -> Result<Served> {
         return Ok(Served::Loaded(Box::new(model)));
     }
     let (info, tokenizer) = load_tokenizer(&plan.model)?;
+    if let Target::Plugin { .. } = plan.target {
+        return Ok(Served::Filed(info, tokenizer, plan.model.file()));
+    }
     Ok(Served::Described(info, tokenizer))
 }
 
@@ -144,7 +147,9 @@ fn session_source(
 ) -> Result<SessionSource> {
     let (pool, per_token) = (plan.engine.kv_memory_bytes, info.kv_bytes_per_token.max(1));
     let held = match plan.target {
-        Target::Cpu | Target::Sim(_) => (pool / per_token).saturating_sub(64),
+        Target::Cpu | Target::Sim(_) | Target::Plugin { .. } => {
+            (pool / per_token).saturating_sub(64)
+        }
         Target::Http(_) => u64::MAX,
     };
     let window = match plan.tokenizer {

@@ -135,7 +135,10 @@ fn load(plan: &EnginePlan) -> Result<Served> {
         Served::Loaded(Box::new(Model::load(&plan.model, plan.weights)?))
     } else {
         let (info, tokenizer) = load_tokenizer(&plan.model)?;
-        Served::Described(info, tokenizer)
+        match plan.target {
+            Target::Plugin { .. } => Served::Filed(info, tokenizer, plan.model.file()),
+            _ => Served::Described(info, tokenizer),
+        }
     };
     let (pool, info) = (plan.engine.kv_memory_bytes, served.info());
     let held = pool / info.kv_bytes_per_token.max(1);

@@ -7,6 +7,7 @@ mod load;
 mod mock;
 mod overload;
 mod page;
+mod plugin;
 mod runs;
 mod serve;
 mod served;
