@@ -1,8 +1,8 @@
 //! The command line: one file for each command. The only place that prints.
 //!
 //! Invariant: data goes to standard output, everything else to standard error; exit codes are those
-//! of the contract (0 done and VALID, 1 INVALID or a regression, 2 a mistake or an I/O error, 3 a gate
-//! that is inconclusive, 130 interrupted).
+//! of the contract (0 done and VALID, 1 INVALID or a regression, 2 a mistake or an I/O error, 3 an
+//! inconclusive gate, 130 interrupted).
 
 mod curve;
 mod gate;

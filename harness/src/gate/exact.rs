@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::slice;
 
 use anyhow::{Context, Result};
 use reports::gate::{
@@ -13,7 +14,7 @@ use reports::gate::{
 };
 use serde_json::Value;
 
-use super::stored::{Stored, side};
+use super::stored::{Stored, invalid, side};
 
 /// What a run found, in its report.
 const FOUND: [&str; 6] = [
@@ -38,6 +39,8 @@ pub fn virtual_time(baseline: &Stored, candidate: &Stored, rule: Rule) -> Result
             &at(&candidate.value),
         ));
     }
+    // The figures first, then what is derived from resampling them.
+    changes.sort_by_key(|change| change.place.contains("/ci95/"));
     let files = [baseline, candidate].map(|run| {
         let path = run.folder.as_ref()?.join(REQUESTS);
         path.exists().then_some(path)
@@ -57,18 +60,23 @@ pub fn virtual_time(baseline: &Stored, candidate: &Stored, rule: Rule) -> Result
         );
         (Verdict::Changed, reason)
     };
+    let mut reasons = vec![reason];
+    reasons.extend(invalid(
+        slice::from_ref(baseline),
+        slice::from_ref(candidate),
+    ));
     Ok(GateReport {
         schema_version: GATE_SCHEMA_VERSION,
         verdict,
-        reasons: vec![reason],
+        reasons,
         tier: Tier::VirtualTime,
         weakness: Some(
             "Virtual time is computed from a model of a device: it shows what scheduler and \
              workload do, not how fast the program runs."
                 .to_owned(),
         ),
-        baseline: side(std::slice::from_ref(baseline)),
-        candidate: side(std::slice::from_ref(candidate)),
+        baseline: side(slice::from_ref(baseline)),
+        candidate: side(slice::from_ref(candidate)),
         margin: rule.margin,
         alpha: rule.alpha,
         seed: None,

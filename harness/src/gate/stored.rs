@@ -212,7 +212,7 @@ fn figures(
 }
 
 /// The runs that must not be used, with reasons.
-fn invalid(baseline: &[Stored], candidate: &[Stored]) -> Vec<String> {
+pub(super) fn invalid(baseline: &[Stored], candidate: &[Stored]) -> Vec<String> {
     let sides = [("A", baseline), ("B", candidate)];
     let runs = sides
         .into_iter()
