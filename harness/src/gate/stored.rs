@@ -19,12 +19,12 @@ use super::exact;
 use super::metric::{GateMetric, Given, shown};
 
 const WEAK_SINGLE: &str = "One run of each cannot tell a change of the program from a change of \
-    the machine: the interval knows only how requests differ within a run. On a machine that drifts \
-    by 4 %, one comparison of equal programs in nine is called worse. Use `--ab` before anybody \
-    acts on this.";
-const WEAK_RUNS: &str = "The two sides were measured at different times: whatever else changed on \
-    the machine between them looks like a difference of the programs. On a machine that drifts by \
-    4 %, with the runs of a side in one go, one comparison of equal programs in seven is called \
+    the machine: the interval knows only how requests differ within a run. On a machine that \
+    drifts by 4 %, one comparison of equal programs in nine is called worse. Use `--ab` before \
+    anybody acts on this.";
+const WEAK_RUNS: &str = "The two sides were measured at different times: whatever else changed \
+    on the machine between them looks like a difference of the programs. On a machine that drifts \
+    by 4 %, with the runs of a side in one go, one comparison of equal programs in seven is called \
     worse. Use `--ab` where both can still be run.";
 
 /// A result that was stored.
