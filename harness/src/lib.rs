@@ -4,11 +4,12 @@
 //! text and instants ([`workload`], [`arrivals`]) → the [`driver`], which holds the conversations
 //! on a backend ([`target`]) → one record for each request ([`recorder`]) → the report.
 //!
-//! [`serve`] puts the engine behind a server instead. Only [`cmd`] prints.
+//! [`serve`] puts the engine behind a server instead. [`gate`] compares runs. Only [`cmd`] prints.
 
 pub mod arrivals;
 pub mod cmd;
 pub mod driver;
+pub mod gate;
 pub mod host;
 pub mod limits;
 pub mod mock;

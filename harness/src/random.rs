@@ -32,6 +32,8 @@ pub enum Purpose {
     Check = 9,
     /// Seeds of served requests that bring none.
     ServedSeed = 10,
+    /// Order of the runs of a gate.
+    GateOrder = 12,
     /// Answers of the mock server.
     Mock = 16,
 }

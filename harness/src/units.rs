@@ -69,6 +69,15 @@ pub fn show_bytes(bytes: u64) -> String {
     }
 }
 
+/// `1.234 s` or `12.34 ms`, for people.
+pub fn show_duration(seconds: f64) -> String {
+    if seconds < 1.0 {
+        format!("{:.2} ms", seconds * 1e3)
+    } else {
+        format!("{seconds:.3} s")
+    }
+}
+
 /// `ttft=2s,tpot=100ms,e2e=30s`, or `none`.
 pub fn parse_slo(text: &str) -> Result<Slo, String> {
     let mut slo = Slo {

@@ -14,6 +14,7 @@
 //! - [`cost`] holds price sheets and what a query and a million tokens cost.
 //! - [`drift`] says whether a window is steady.
 //! - [`dialect`] says a run in the definitions of other tools.
+//! - [`gate`] says whether one side of a comparison is worse than the other.
 //! - [`goodness`] tests whether a sample fits a law; [`fit`] is what such tests found.
 //! - [`load_curve`] holds runs at several loads.
 //! - [`preflight`] holds the client's own error against the figures.
@@ -26,6 +27,7 @@ pub mod cost;
 pub mod dialect;
 pub mod drift;
 pub mod fit;
+pub mod gate;
 pub mod goodness;
 pub mod histogram;
 pub mod load_curve;

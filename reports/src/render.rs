@@ -9,7 +9,9 @@ mod curve;
 mod dialect;
 mod fit;
 mod format;
+mod gate;
 mod html;
+mod junit;
 mod markdown;
 mod plot;
 mod sections;
@@ -20,6 +22,7 @@ mod view;
 
 use crate::dialect::DialectFigures;
 use crate::fit::Fit;
+use crate::gate::GateReport;
 use crate::load_curve::LoadCurve;
 use crate::schema::Report;
 
@@ -50,6 +53,21 @@ pub fn fit(fit: &Fit, style: Style) -> String {
 /// The same as a page of its own, with plots.
 pub fn fit_html(fit: &Fit) -> String {
     fit::html(fit)
+}
+
+/// What a gate found, for a terminal.
+pub fn gate(report: &GateReport, style: Style) -> String {
+    gate::terminal(report, style)
+}
+
+/// The same for a pull request, as Markdown.
+pub fn gate_markdown(report: &GateReport) -> String {
+    gate::markdown(report)
+}
+
+/// The same as `JUnit` XML: one test case for each metric.
+pub fn gate_junit(report: &GateReport) -> String {
+    junit::junit(report)
 }
 
 /// `report.md`.

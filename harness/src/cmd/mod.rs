@@ -1,9 +1,11 @@
 //! The command line: one file for each command. The only place that prints.
 //!
 //! Invariant: data goes to standard output, everything else to standard error; exit codes are those
-//! of the contract (0 done and VALID, 1 INVALID, 2 a mistake or an I/O error, 130 interrupted).
+//! of the contract (0 done and VALID, 1 INVALID or a regression, 2 a mistake or an I/O error, 3 an
+//! inconclusive gate, 130 interrupted).
 
 mod curve;
+mod gate;
 mod generate;
 mod mock;
 mod models;
@@ -46,6 +48,8 @@ enum Command {
     Models(models::ModelsArgs),
     /// List and describe workloads
     Workloads(workloads::WorkloadsArgs),
+    /// Regression verdict for CI: two commands in pairs, or stored results
+    Gate(Box<gate::GateArgs>),
     /// A ground-truth server whose every token time is known, for checking a client
     Mock(Box<mock::MockArgs>),
     /// Render a result folder again from its report.json
@@ -66,6 +70,10 @@ pub enum Ending {
     Done,
     /// The measurement is INVALID.
     Invalid,
+    /// A gate found a regression.
+    Regression,
+    /// A gate could not decide.
+    Inconclusive,
     /// Stopped by the user.
     Interrupted,
 }
@@ -88,6 +96,7 @@ impl Cli {
             Command::Speed(args) => speed::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Workloads(args) => workloads::run(&args),
+            Command::Gate(args) => gate::run(&args),
             Command::Mock(args) => mock::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Prices(args) => prices::run(&args),
@@ -95,7 +104,8 @@ impl Cli {
         };
         match ended {
             Ok(Ending::Done) => ExitCode::SUCCESS,
-            Ok(Ending::Invalid) => ExitCode::from(1),
+            Ok(Ending::Invalid | Ending::Regression) => ExitCode::from(1),
+            Ok(Ending::Inconclusive) => ExitCode::from(3),
             Ok(Ending::Interrupted) => ExitCode::from(130),
             Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
             Err(error) => {

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use reports::cost::{self, Measured};
 use reports::dialect::{self, Dialect};
-use reports::schema::SCHEMA_VERSION;
 use reports::{Report, Window, render};
 
 use super::{Ending, print, wants_colour};
+use crate::gate::stored::read_report;
 use crate::prices;
 use crate::recorder::read_records;
 
@@ -119,17 +119,7 @@ pub(super) fn show_dialect(
 
 /// Reads a report of this schema.
 pub(super) fn read(path: &Path) -> Result<Report> {
-    let place = || format!("`{}`", path.display());
-    let text = std::fs::read_to_string(path).with_context(place)?;
-    let value: serde_json::Value = serde_json::from_str(&text).with_context(place)?;
-    let version = value["schema_version"].as_u64();
-    if version != Some(u64::from(SCHEMA_VERSION)) {
-        bail!(
-            "{}: schema_version is {version:?}; accepted is {SCHEMA_VERSION}",
-            place()
-        );
-    }
-    serde_json::from_value(value).with_context(place)
+    Ok(read_report(path)?.0)
 }
 
 /// Writes `report.md` and `report.html`.

@@ -3,6 +3,7 @@
 mod command;
 mod cost;
 mod faults;
+mod gate;
 mod load;
 mod mock;
 mod overload;

@@ -24,7 +24,7 @@ pub(super) fn markdown(report: &Report) -> String {
 }
 
 /// Text in a table cell or a paragraph.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
         match c {
@@ -43,7 +43,7 @@ fn cell(text: &str) -> String {
 }
 
 /// One line in a fenced block; it can neither be a fence nor start another line.
-fn code(text: &str) -> String {
+pub(super) fn code(text: &str) -> String {
     let line: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })

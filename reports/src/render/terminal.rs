@@ -24,10 +24,10 @@ const COLUMNS: [(usize, &str); 5] = [(1, "p50"), (2, "p90"), (3, "p95"), (4, "p9
 
 /// Colours, or nothing.
 #[derive(Clone, Copy)]
-struct Paint(Style);
+pub(super) struct Paint(pub(super) Style);
 
 impl Paint {
-    fn with(self, code: &str, text: &str) -> String {
+    pub(super) fn with(self, code: &str, text: &str) -> String {
         match self.0 {
             Style::Ansi if !text.is_empty() => format!("\x1b[{code}m{text}\x1b[0m"),
             Style::Plain | Style::Ansi => text.to_owned(),
@@ -38,7 +38,7 @@ impl Paint {
         self.with("1", text)
     }
 
-    fn dim(self, text: &str) -> String {
+    pub(super) fn dim(self, text: &str) -> String {
         self.with("2", text)
     }
 }
@@ -82,14 +82,14 @@ fn verdict(report: &Report, paint: Paint) -> Vec<String> {
 }
 
 /// Control characters would let a name of a model write on the terminal.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
 }
 
 /// Breaks text at spaces to fit the width; later lines are indented.
-fn wrapped(text: &str, prefix: &str) -> Vec<String> {
+pub(super) fn wrapped(text: &str, prefix: &str) -> Vec<String> {
     let mut lines = vec![prefix.to_owned()];
     let indent = " ".repeat(prefix.chars().count());
     for word in one_line(text).split_whitespace() {

@@ -22,6 +22,7 @@ fn check(name: &str, schema: &Schema) {
 #[test]
 fn committed_schemas_are_current() {
     check("report", &schemars::schema_for!(Report));
+    check("gate", &schemars::schema_for!(reports::gate::GateReport));
     check("request", &schemars::schema_for!(RequestRecord));
 }
 
