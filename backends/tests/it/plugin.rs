@@ -45,7 +45,7 @@ fn compile(folder: &TempDir, source: &str, name: &str, flags: &[&str]) -> Option
         .arg(&built)
         .output();
     let Ok(output) = output else {
-        println!("skipped: there is no C compiler `cc`");
+        skipped();
         return None;
     };
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -264,4 +264,9 @@ fn files_that_are_no_plugins_are_refused() {
         let error = PluginExecutor::open(&options(path), &model()).expect_err("no plugin");
         assert!(error.to_string().contains("is it a plugin?"), "{error}");
     }
+}
+
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn skipped() {
+    eprintln!("skipped: there is no C compiler `cc`");
 }
