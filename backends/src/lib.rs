@@ -7,6 +7,7 @@
 //! - [`cpu`]: the executor that runs the reference model on the CPU.
 //! - [`sim`]: the executor that only takes the time a device would take.
 //! - [`http`]: any server that speaks the OpenAI API.
+//! - [`probe`]: what accelerators and processors draw.
 //!
 //! A backend never sees a report, and knows nothing of workloads.
 
@@ -16,6 +17,7 @@ pub mod contract;
 pub mod cpu;
 pub mod engine;
 pub mod http;
+pub mod probe;
 pub mod sim;
 
 pub use clock::{Clock, Nanos};

@@ -12,6 +12,7 @@
 //! - [`stats`] holds nearest-rank quantiles and block-bootstrap intervals.
 //! - [`capacity`] searches for the highest load within the SLO.
 //! - [`cost`] holds price sheets and what a query and a million tokens cost.
+//! - [`energy`] turns samples of power into the energy of the window.
 //! - [`drift`] says whether a window is steady.
 //! - [`dialect`] says a run in the definitions of other tools.
 //! - [`goodness`] tests whether a sample fits a law; [`fit`] is what such tests found.
@@ -24,6 +25,7 @@ pub mod capacity;
 pub mod cost;
 pub mod dialect;
 pub mod drift;
+pub mod energy;
 pub mod fit;
 pub mod goodness;
 pub mod histogram;

@@ -6,6 +6,7 @@
 
 mod axis;
 mod dialect;
+mod energy;
 mod fit;
 mod format;
 mod html;

@@ -1,3 +1,5 @@
-//! The engine with the reference model in it.
+//! The engine with the reference model in it, and the probes with fake vendor libraries.
 
 mod answers;
+mod fakes;
+mod probes;
