@@ -7,6 +7,7 @@
 //! - [`cpu`]: the executor that runs the reference model on the CPU.
 //! - [`sim`]: the executor that only takes the time a device would take.
 //! - [`http`]: any server that speaks the OpenAI API.
+//! - [`devices`]: what is known of devices, with sources.
 //! - [`probe`]: what accelerators and processors draw.
 //!
 //! A backend never sees a report, and knows nothing of workloads.
@@ -15,6 +16,7 @@ pub mod alarm;
 pub mod clock;
 pub mod contract;
 pub mod cpu;
+pub mod devices;
 pub mod engine;
 pub mod http;
 pub mod probe;

@@ -3,6 +3,7 @@
 //! Invariant: data goes to standard output, everything else to standard error; exit codes are those
 //! of the contract (0 done and VALID, 1 INVALID, 2 a mistake or an I/O error, 130 interrupted).
 
+mod devices;
 mod generate;
 mod mock;
 mod models;
@@ -37,6 +38,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Prefill and decode speed of the built-in engine, without load
     Speed(speed::SpeedArgs),
+    /// Accelerators of this host, how each was found, and what telemetry each gives
+    Devices(devices::DevicesArgs),
     /// List, fetch and find models
     Models(models::ModelsArgs),
     /// List and describe workloads
@@ -79,6 +82,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&args),
             Command::Generate(args) => generate::run(&args),
             Command::Speed(args) => speed::run(&args),
+            Command::Devices(args) => devices::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Workloads(args) => workloads::run(&args),
             Command::Mock(args) => mock::run(&args),

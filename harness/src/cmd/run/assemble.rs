@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use reports::Measurements;
 use reports::cost::{self, Cost, CostError, Measured};
 use reports::schema::{
-    ClientError, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
+    ClientError, Energy, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
 };
 use reports::validity::{
     self, Completion, Evenness, Inputs, LoadKind as AssessedLoad, OutputLength, assess,
@@ -54,7 +54,13 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         lost_conversations: outcome.lost_conversations,
     });
     warnings.extend(own_warnings(plan, measured));
-    let cost = price(plan, outcome).unwrap_or_else(|error| {
+    let start_ns = outcome.monotonic_start_ns.unwrap_or_default();
+    let watch = &outcome.watch;
+    let energy = watch.energy(start_ns, outcome.window, &measured.summary);
+    warnings.extend(watch.warnings(energy.as_ref()));
+    let mut series = measured.series.clone();
+    watch.fill_series(start_ns, outcome.window, &mut series);
+    let cost = price(plan, outcome, energy.as_ref()).unwrap_or_else(|error| {
         warnings.push(format!("no cost: {error}"));
         None
     });
@@ -74,8 +80,8 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         client_error,
         summary: measured.summary.clone(),
         histograms: measured.histograms.clone(),
-        series: measured.series.clone(),
-        energy: None,
+        series,
+        energy,
         device_time: outcome.device_time,
         cost,
         warnings,
@@ -83,13 +89,17 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
 }
 
 /// What the run cost, where a price is known.
-fn price(plan: &Plan, outcome: &Outcome) -> Result<Option<Cost>, CostError> {
+fn price(
+    plan: &Plan,
+    outcome: &Outcome,
+    energy: Option<&Energy>,
+) -> Result<Option<Cost>, CostError> {
     let Some(priced) = &plan.price else {
         return Ok(None);
     };
     let measured = Measured {
         summary: &outcome.recorded.measurements.summary,
-        energy: None,
+        energy,
         device_time: outcome.device_time.as_ref(),
         solved: None,
         characters_per_token: outcome.realised.characters_per_token,
