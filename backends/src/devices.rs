@@ -125,11 +125,18 @@ pub fn known() -> Vec<DeviceFacts> {
 pub fn recognise(name: &str) -> Option<DeviceFacts> {
     let said = words(name);
     let fit = |device: &DeviceFacts| {
-        let fitting = device.names.iter().filter(|known| holds(&said, &words(known)));
+        let fitting = device
+            .names
+            .iter()
+            .filter(|known| holds(&said, &words(known)));
         fitting.map(|known| known.len()).max()
     };
-    let fitting = known().into_iter().filter_map(|device| Some((fit(&device)?, device)));
-    fitting.max_by_key(|(length, _)| *length).map(|(_, device)| device)
+    let fitting = known()
+        .into_iter()
+        .filter_map(|device| Some((fit(&device)?, device)));
+    fitting
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, device)| device)
 }
 
 /// `H20` is in `NVIDIA H20`, not in `NVIDIA H200`; `Ascend910B3` and `910B3` are one word.
@@ -248,9 +255,16 @@ mod tests {
         let h20 = recognise("NVIDIA H20").expect("it is known");
         let tdp = h20.fact("tdp_w").expect("quoted");
         assert_eq!(tdp.show("W"), "400 W (unconfirmed)");
-        assert!(tdp.show_whole("W").contains("says 550"), "{}", tdp.show_whole("W"));
+        assert!(
+            tdp.show_whole("W").contains("says 550"),
+            "{}",
+            tdp.show_whole("W")
+        );
         let mlu = recognise("MLU590-M9").expect("it is known");
-        assert_eq!(mlu.fact("tdp_w").expect("asked").show("W"), "unknown (unconfirmed)");
+        assert_eq!(
+            mlu.fact("tdp_w").expect("asked").show("W"),
+            "unknown (unconfirmed)"
+        );
     }
 
     #[test]

@@ -101,7 +101,10 @@ impl SimulatedExecutor {
     /// A device that serves `model`.
     pub fn new(device: &Device, model: &ModelInfo, capacity: Capacity, clock: Clock) -> Self {
         let assumed = &device.assumed;
-        let figure = |fact: &Fact| fact.value.expect("the figures of simulated devices are tested");
+        let figure = |fact: &Fact| {
+            fact.value
+                .expect("the figures of simulated devices are tested")
+        };
         let cost = StepCost {
             flop_per_s: figure(&device.tflops) * 1e12 * figure(&assumed.compute_efficiency),
             bytes_per_s: figure(&device.memory_gb_per_s) * 1e9 * figure(&assumed.memory_efficiency),

@@ -500,7 +500,10 @@ mod tests {
                 "has no effect",
             ),
             ("threads = -2", "`--threads` is -2"),
-            ("probe = 'meter'", "`--probe` is `meter`; accepted are `auto`"),
+            (
+                "probe = 'meter'",
+                "`--probe` is `meter`; accepted are `auto`",
+            ),
             ("probe = 'nvml:x'", "as in `nvml:0,1`"),
             (
                 "probe = 'nvml'\ntarget = 'sim:h100'",

@@ -156,7 +156,10 @@ fn open(choice: &Choice, target: &Target, places: &Places) -> Result<Opened, Pro
 
 /// Something that is there and does not work is worth a word; something that is not there is not.
 fn is_telling(error: &OpenError) -> bool {
-    !matches!(error, OpenError::Absent { .. } | OpenError::NoDevices { .. })
+    !matches!(
+        error,
+        OpenError::Absent { .. } | OpenError::NoDevices { .. }
+    )
 }
 
 fn is_this_host(base: &str) -> bool {
@@ -164,7 +167,9 @@ fn is_this_host(base: &str) -> bool {
     let authority = rest.split('/').next().unwrap_or_default();
     let host = match authority.strip_prefix('[') {
         Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+        None => authority
+            .rsplit_once(':')
+            .map_or(authority, |(host, _)| host),
     };
     let address: Result<IpAddr, _> = host.parse();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())
@@ -244,7 +249,11 @@ fn tracks(read: &Telemetry, start_ns: u64, window: Window) -> energy::Telemetry 
         probe: read.kind.name().to_owned(),
         scope: scope.map_or("", |scope| scope.name()).to_owned(),
         period_ns: read.period_ns,
-        tracks: read.devices.iter().map(|device| track(device, span)).collect(),
+        tracks: read
+            .devices
+            .iter()
+            .map(|device| track(device, span))
+            .collect(),
         idle: Some(Span {
             start_ns: start_ns.saturating_sub(2 * IDLE.0),
             end_ns: start_ns,
@@ -343,13 +352,18 @@ mod tests {
         let root = [("WEIGHBRIDGE_SYSROOT".to_owned(), "/no/such/root".into())];
         let places = Places::of(root.into());
         let named = Choice::Named(Kind::Rapl, Selection::All);
-        let error = open(&named, &Target::Cpu, &places).err().expect("no counter");
+        let error = open(&named, &Target::Cpu, &places)
+            .err()
+            .expect("no counter");
         let text = error.to_string();
         assert!(text.contains("/no/such/root/sys/class/powercap"), "{text}");
         assert!(text.contains("hint: `weighbridge devices`"), "{text}");
         let opened = open(&Choice::Auto, &Target::Cpu, &places).expect("it may be missing");
         assert!(matches!(opened, Opened::Missing(why) if why.contains("no energy counter")));
         let sim = Target::Sim("h100".into());
-        assert!(matches!(open(&Choice::Auto, &sim, &places), Ok(Opened::Off)));
+        assert!(matches!(
+            open(&Choice::Auto, &sim, &places),
+            Ok(Opened::Off)
+        ));
     }
 }

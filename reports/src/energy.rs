@@ -158,7 +158,9 @@ pub fn energy(telemetry: &Telemetry, summary: &Summary) -> Energy {
     let (parts, failure) = parts(telemetry, &mut energy);
     count_samples(telemetry, &mut energy);
     let failure = failure.or_else(|| {
-        parts.is_empty().then(|| "no device gave power or energy".to_owned())
+        parts
+            .is_empty()
+            .then(|| "no device gave power or energy".to_owned())
     });
     if let Some(why) = failure {
         explain_all(&mut energy, &why);
@@ -208,8 +210,8 @@ fn parts(telemetry: &Telemetry, energy: &mut Energy) -> (Vec<Part>, Option<Strin
 
 fn part(track: &Track, telemetry: &Telemetry) -> Result<Part, String> {
     let (window, period_ns) = (telemetry.window, telemetry.period_ns);
-    let by_power = Curve::of_power(&track.samples)
-        .and_then(|curve| curve.checked_power(window, period_ns));
+    let by_power =
+        Curve::of_power(&track.samples).and_then(|curve| curve.checked_power(window, period_ns));
     let by_counter = Curve::of_counter(&track.samples, track.counter_range_j)
         .and_then(|curve| curve.checked_counter(window));
     let source = |source: &Option<String>| source.clone().unwrap_or_default();
@@ -228,7 +230,11 @@ fn part(track: &Track, telemetry: &Telemetry) -> Result<Part, String> {
         }),
         (Err(counter), Err(power)) => {
             // Whichever there was once tells more.
-            let why = if track.counter_source.is_some() { counter } else { power };
+            let why = if track.counter_source.is_some() {
+                counter
+            } else {
+                power
+            };
             let said = track.reason.as_ref();
             Err(said.map_or(why.clone(), |said| format!("{why} ({said})")))
         }
@@ -236,7 +242,10 @@ fn part(track: &Track, telemetry: &Telemetry) -> Result<Part, String> {
 }
 
 fn count_samples(telemetry: &Telemetry, energy: &mut Energy) {
-    let own = telemetry.tracks.iter().filter(|track| !track.is_counted_elsewhere);
+    let own = telemetry
+        .tracks
+        .iter()
+        .filter(|track| !track.is_counted_elsewhere);
     let mut fewest = None;
     for track in own {
         let instants: Vec<u64> = track.samples.iter().map(|sample| sample.at_ns).collect();
@@ -312,17 +321,31 @@ fn per_unit(energy: &mut Energy, joules: f64, summary: &Summary) {
         if figure.is_none() {
             energy.null_reasons.insert(key.to_owned(), why.to_owned());
         } else if let Some((low, high)) = rate.ci95.filter(|(low, _)| *low > 0.0) {
-            energy.ci95.insert(key.to_owned(), (watts / high, watts / low));
+            energy
+                .ci95
+                .insert(key.to_owned(), (watts / high, watts / low));
         }
     };
     let why = "no request finished in the measured window";
-    carry("joules_per_query", energy.joules_per_query, summary.request_rate, why);
+    carry(
+        "joules_per_query",
+        energy.joules_per_query,
+        summary.request_rate,
+        why,
+    );
     let why = "no output token fell in the measured window";
     let rate = summary.output_tokens_per_s;
-    carry("joules_per_output_token", energy.joules_per_output_token, rate, why);
+    carry(
+        "joules_per_output_token",
+        energy.joules_per_output_token,
+        rate,
+        why,
+    );
     if energy.joules_per_token.is_none() {
         let why = "no token fell in the measured window".to_owned();
-        energy.null_reasons.insert("joules_per_token".to_owned(), why);
+        energy
+            .null_reasons
+            .insert("joules_per_token".to_owned(), why);
     }
 }
 
@@ -351,7 +374,10 @@ pub fn none(why: &str) -> Energy {
 /// Puts the mean power of each second into the series; `start_ns` is the start of the run on the
 /// clock of the samples. A second that the telemetry does not cover has none.
 pub fn fill_series(telemetry: &Telemetry, start_ns: u64, series: &mut [SecondPoint]) {
-    let own = telemetry.tracks.iter().filter(|track| !track.is_counted_elsewhere);
+    let own = telemetry
+        .tracks
+        .iter()
+        .filter(|track| !track.is_counted_elsewhere);
     let curves: Result<Vec<Curve>, String> = own
         .map(|track| {
             Curve::of_counter(&track.samples, track.counter_range_j)

@@ -67,7 +67,11 @@ impl Probe for CndevProbe {
             let (name, watts) = power(&self.library, handle);
             let energy = energy(&self.library, handle);
             let at_ns = u64::midpoint(before, monotonic_now_ns());
-            readings.take(Quantity::Power, name, watts.map_err(|fault| explain(&fault)));
+            readings.take(
+                Quantity::Power,
+                name,
+                watts.map_err(|fault| explain(&fault)),
+            );
             readings.take(Quantity::Energy, "cndevDeviceGetFieldValues(71)", energy);
             if wanted == Wanted::Everything {
                 read(&self.library, handle, &mut readings);
@@ -79,10 +83,10 @@ impl Probe for CndevProbe {
 }
 
 fn device(library: &Foreign, index: u32) -> (Unit, i32) {
-    let by_index = Arguments::IntOut(index as i32);
+    let by_index = Arguments::IntOut(index.cast_signed());
     let handle = library.fill("cndevGetDeviceHandleByIndex", by_index, 4);
     // The first generation has no handles: the number is one.
-    let handle = handle.map_or(index as i32, |block| block.i32(0));
+    let handle = handle.map_or(index.cast_signed(), |block| block.i32(0));
     let name = library.text("cndevGetCardNameStringByDevId", handle);
     let uuid = stamped(library, "cndevGetUUID", Arguments::OutInt(handle));
     let uuid = uuid.map(|block| block.text(4, 37)).unwrap_or_default();
@@ -115,15 +119,28 @@ fn power(library: &Foreign, handle: i32) -> (&'static str, Result<f64, Fault>) {
     match generation(library) {
         3 => {
             let name = "cndevGetDevicePowerInfo";
-            (name, library.fill(name, device, ROOM).map(|block| watts(block, 0)))
+            (
+                name,
+                library
+                    .fill(name, device, ROOM)
+                    .map(|block| watts(block, 0)),
+            )
         }
         2 => {
             let name = "cndevGetPowerInfoV2";
-            (name, library.fill(name, device, ROOM).map(|block| watts(block, 0)))
+            (
+                name,
+                library
+                    .fill(name, device, ROOM)
+                    .map(|block| watts(block, 0)),
+            )
         }
         _ => {
             let name = "cndevGetPowerInfo";
-            (name, stamped(library, name, device).map(|block| watts(block, 4)))
+            (
+                name,
+                stamped(library, name, device).map(|block| watts(block, 4)),
+            )
         }
     }
 }

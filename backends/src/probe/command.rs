@@ -52,8 +52,15 @@ pub(super) fn run(
     if !status.success() {
         // Many of these commands complain on standard output.
         let complaint = err.recv_timeout(EXIT_POLL).unwrap_or_default();
-        let first = |text: &str| text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned);
-        let said = first(&complaint).or_else(|| first(&text)).unwrap_or_default();
+        let first = |text: &str| {
+            text.lines()
+                .map(str::trim)
+                .find(|line| !line.is_empty())
+                .map(str::to_owned)
+        };
+        let said = first(&complaint)
+            .or_else(|| first(&text))
+            .unwrap_or_default();
         return Err(CommandError::Exit {
             status: status.to_string(),
             said,

@@ -138,7 +138,11 @@ fn read_power(library: &Foreign, unit: &Unit, chip: Chip, readings: &mut Reading
     let block = library.fill(name, arguments, 4);
     let at_ns = u64::midpoint(before, monotonic_now_ns());
     let watts = block.map(|block| f64::from(block.i32(0)) / 10.0);
-    readings.take(Quantity::Power, name, watts.map_err(|fault| explain(&fault)));
+    readings.take(
+        Quantity::Power,
+        name,
+        watts.map_err(|fault| explain(&fault)),
+    );
     at_ns
 }
 
@@ -239,7 +243,11 @@ fn chips_of(library: &Foreign, cards: &[i32]) -> Vec<(Unit, Chip, bool)> {
                 device,
                 power,
             };
-            found.push((unit_of(library, chip, ordinal), chip, shares && !is_single(power, library, chip)));
+            found.push((
+                unit_of(library, chip, ordinal),
+                chip,
+                shares && !is_single(power, library, chip),
+            ));
         }
     }
     found
@@ -293,7 +301,10 @@ fn is_a3(library: &Foreign, card: i32, device: i32) -> bool {
 
 fn chip_name(library: &Foreign, whole: Arguments) -> Option<String> {
     let v2 = library.fill("dcmi_get_device_chip_info_v2", whole, 132);
-    let npu = v2.ok().map(|block| block.text(100, 32)).filter(|name| !name.is_empty());
+    let npu = v2
+        .ok()
+        .map(|block| block.text(100, 32))
+        .filter(|name| !name.is_empty());
     npu.or_else(|| {
         let block = library.fill("dcmi_get_device_chip_info", whole, 100).ok()?;
         Some(block.text(32, 32)).filter(|name| !name.is_empty())
@@ -339,10 +350,14 @@ fn versions(library: &Foreign, places: &Places) -> Vec<(&'static str, String)> {
         ("driver", "dcmi_get_driver_version"),
         ("dcmi", "dcmi_get_dcmi_version"),
     ] {
-        const LENGTH: usize = 256;
-        let block = library.fill(name, Arguments::OutInt(LENGTH as i32), LENGTH);
-        let text = block.map(|block| block.text(0, LENGTH));
-        found.extend(text.ok().filter(|text| !text.is_empty()).map(|text| (fact, text)));
+        const LENGTH: i32 = 256;
+        let block = library.fill(name, Arguments::OutInt(LENGTH), LENGTH as usize);
+        let text = block.map(|block| block.text(0, LENGTH as usize));
+        found.extend(
+            text.ok()
+                .filter(|text| !text.is_empty())
+                .map(|text| (fact, text)),
+        );
     }
     found.extend(cann_version(places).map(|version| ("cann", version)));
     found
@@ -350,7 +365,11 @@ fn versions(library: &Foreign, places: &Places) -> Vec<(&'static str, String)> {
 
 /// From the toolkit's own version file.
 pub(super) fn cann_version(places: &Places) -> Option<String> {
-    let files = ["version.info", "version.cfg", "share/info/runtime/version.info"];
+    let files = [
+        "version.info",
+        "version.cfg",
+        "share/info/runtime/version.info",
+    ];
     let paths = places.ascend_toolkits().into_iter();
     let paths = paths.flat_map(|folder| files.map(|file| folder.join(file)));
     paths.into_iter().find_map(|path| version_in(&path))
@@ -358,7 +377,9 @@ pub(super) fn cann_version(places: &Places) -> Option<String> {
 
 fn version_in(path: &Path) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
-    let version = text.lines().find_map(|line| line.trim().strip_prefix("Version="))?;
+    let version = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("Version="))?;
     let version = version.trim();
     (!version.is_empty()).then(|| version.to_owned())
 }

@@ -71,7 +71,11 @@ fn names(kind: Kind) -> Names {
             id: &["UUID"],
             metrics: &[
                 ("DCGM_FI_DEV_POWER_USAGE", Quantity::Power, 1.0),
-                ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", Quantity::Energy, 1e-3),
+                (
+                    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+                    Quantity::Energy,
+                    1e-3,
+                ),
                 ("DCGM_FI_DEV_GPU_UTIL", Quantity::Utilisation, 1.0),
                 ("DCGM_FI_DEV_GPU_TEMP", Quantity::Temperature, 1.0),
                 ("DCGM_FI_DEV_SM_CLOCK", Quantity::Clock, 1.0),
@@ -164,8 +168,13 @@ fn devices(kind: Kind, page: &str) -> BTreeMap<u32, Found> {
         let Some(metric) = Metric::parse(line) else {
             continue;
         };
-        let known = names.metrics.iter().find(|(name, ..)| is_named(kind, &metric.name, name));
-        let Some(&(_, what, unit)) = known else { continue };
+        let known = names
+            .metrics
+            .iter()
+            .find(|(name, ..)| is_named(kind, &metric.name, name));
+        let Some(&(_, what, unit)) = known else {
+            continue;
+        };
         let label = |wanted: &[&str]| {
             let labels = wanted.iter().filter_map(|name| metric.labels.get(*name));
             labels.cloned().find(|value| !value.is_empty())
@@ -304,7 +313,10 @@ fn get(url: &str) -> Result<String, GetError> {
     let request = format!("GET /{path} HTTP/1.0\r\nHost: {host}\r\nAccept: text/plain\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(other)?;
     let mut answer = Vec::new();
-    stream.take(MOST_BYTES).read_to_end(&mut answer).map_err(other)?;
+    stream
+        .take(MOST_BYTES)
+        .read_to_end(&mut answer)
+        .map_err(other)?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer
         .split_once("\r\n\r\n")
@@ -364,7 +376,13 @@ mlu_memory_power_usage{mlu=\"3\"} 9
         let readings = &found[&0].readings;
         assert_eq!(readings.get(Quantity::Energy), Some(1_534_772.497));
         assert_eq!(readings.get(Quantity::Temperature), None, "a blank");
-        for garbage in ["", "x{", "x{a=\"", "npu_chip_info_power{id=\"0\"} much", "\u{fffd} 1"] {
+        for garbage in [
+            "",
+            "x{",
+            "x{a=\"",
+            "npu_chip_info_power{id=\"0\"} much",
+            "\u{fffd} 1",
+        ] {
             assert!(power(Kind::NpuExporter, garbage).is_empty(), "{garbage}");
         }
     }

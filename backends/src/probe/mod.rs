@@ -134,8 +134,12 @@ impl Kind {
         const MS: u64 = 1_000_000;
         match self {
             Self::Nvml | Self::Dcmi | Self::Cndev | Self::Rapl => 100 * MS,
-            Self::NvidiaSmi | Self::NpuSmi | Self::Cnmon => 1000 * MS,
-            Self::DcgmExporter | Self::NpuExporter | Self::MluExporter => 1000 * MS,
+            Self::NvidiaSmi
+            | Self::NpuSmi
+            | Self::Cnmon
+            | Self::DcgmExporter
+            | Self::NpuExporter
+            | Self::MluExporter => 1000 * MS,
         }
     }
 }
@@ -344,7 +348,9 @@ pub fn open_vendor(
 fn share_power<K: PartialEq>(units: &mut [Unit], shared: &[Option<K>]) {
     for at in 0..units.len() {
         let Some(key) = &shared[at] else { continue };
-        let first = shared[..at].iter().position(|other| other.as_ref() == Some(key));
+        let first = shared[..at]
+            .iter()
+            .position(|other| other.as_ref() == Some(key));
         units[at].power_at = first.map(|first| units[first].index);
         units[at].scope = Scope::Card;
     }

@@ -103,10 +103,18 @@ fn sample(device: &Device<'_>, wanted: Wanted) -> UnitSample {
     if wanted == Wanted::Everything {
         let name = "nvmlDeviceGetEnforcedPowerLimit";
         let limit = device.enforced_power_limit();
-        take(Quantity::PowerLimit, name, limit.map(|mw| f64::from(mw) / 1e3));
+        take(
+            Quantity::PowerLimit,
+            name,
+            limit.map(|mw| f64::from(mw) / 1e3),
+        );
         let name = "nvmlDeviceGetUtilizationRates";
         let busy = device.utilization_rates();
-        take(Quantity::Utilisation, name, busy.map(|busy| f64::from(busy.gpu)));
+        take(
+            Quantity::Utilisation,
+            name,
+            busy.map(|busy| f64::from(busy.gpu)),
+        );
         let name = "nvmlDeviceGetMemoryInfo";
         let (used, total) = match device.memory_info() {
             Ok(memory) => (Ok(memory.used as f64), Ok(memory.total as f64)),
@@ -118,10 +126,18 @@ fn sample(device: &Device<'_>, wanted: Wanted) -> UnitSample {
         let heat = device.temperature(TemperatureSensor::Gpu);
         take(Quantity::Temperature, name, heat.map(f64::from));
         let clock = device.clock_info(Clock::SM);
-        take(Quantity::Clock, "nvmlDeviceGetClockInfo", clock.map(f64::from));
+        take(
+            Quantity::Clock,
+            "nvmlDeviceGetClockInfo",
+            clock.map(f64::from),
+        );
         let name = "nvmlDeviceGetCurrentClocksThrottleReasons";
         let reasons = device.current_throttle_reasons();
-        take(Quantity::Throttled, name, reasons.map(|reasons| f64::from(is_slowed(reasons))));
+        take(
+            Quantity::Throttled,
+            name,
+            reasons.map(|reasons| f64::from(is_slowed(reasons))),
+        );
     }
     UnitSample { at_ns, readings }
 }

@@ -54,7 +54,9 @@ pub(super) fn scan(places: &Places) -> Vec<PciDevice> {
                 address: path.file_name()?.to_string_lossy().into_owned(),
                 vendor,
                 device,
-                name: known.filter(|_| vendor == Vendor::Ascend).map(|(_, name)| *name),
+                name: known
+                    .filter(|_| vendor == Vendor::Ascend)
+                    .map(|(_, name)| *name),
             })
         })
         .collect();
@@ -84,7 +86,9 @@ mod tests {
             }
         }
         let path = root.path().as_os_str().to_owned();
-        let found = scan(&Places::of([("WEIGHBRIDGE_SYSROOT".to_owned(), path)].into()));
+        let found = scan(&Places::of(
+            [("WEIGHBRIDGE_SYSROOT".to_owned(), path)].into(),
+        ));
         let short: Vec<_> = found
             .iter()
             .map(|device| (device.address.as_str(), device.vendor, device.name))
@@ -97,6 +101,11 @@ mod tests {
                 ("0000:c1:00.0", Vendor::Ascend, Some("Ascend 910B")),
             ]
         );
-        assert!(scan(&Places::of([("WEIGHBRIDGE_SYSROOT".to_owned(), "/no/such".into())].into())).is_empty());
+        assert!(
+            scan(&Places::of(
+                [("WEIGHBRIDGE_SYSROOT".to_owned(), "/no/such".into())].into()
+            ))
+            .is_empty()
+        );
     }
 }

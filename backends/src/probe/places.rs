@@ -114,7 +114,10 @@ impl Places {
         };
         if let Some(path) = self.variable(places.variable).map(Path::new) {
             return load(path).map_err(|reason| {
-                broken(path, format!("{reason} (the path is from {})", places.variable))
+                broken(
+                    path,
+                    format!("{reason} (the path is from {})", places.variable),
+                )
             });
         }
         let mut looked = Vec::new();
@@ -144,7 +147,12 @@ impl Places {
         {
             found.push(Path::new(home).join(folder).join(places.name));
         }
-        found.extend(places.folders.iter().map(|folder| self.file(folder).join(places.name)));
+        found.extend(
+            places
+                .folders
+                .iter()
+                .map(|folder| self.file(folder).join(places.name)),
+        );
         found
     }
 
@@ -168,9 +176,12 @@ impl Places {
         let more = ["usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin"];
         folders.extend(more.map(|folder| self.file(folder)));
         let found = folders.iter().map(|folder| folder.join(kind.name()));
-        found.into_iter().find(|path| path.is_file()).ok_or_else(|| OpenError::Absent {
-            looked: vec![format!("`{}` on PATH", kind.name())],
-        })
+        found
+            .into_iter()
+            .find(|path| path.is_file())
+            .ok_or_else(|| OpenError::Absent {
+                looked: vec![format!("`{}` on PATH", kind.name())],
+            })
     }
 
     /// Address of an exporter's page, as host, port and path.
@@ -183,10 +194,12 @@ impl Places {
         let Some(url) = self.variable(variable) else {
             return Ok(format!("http://127.0.0.1:{port}/metrics"));
         };
-        url.to_str().map(str::to_owned).ok_or_else(|| OpenError::Broken {
-            place: variable.to_owned(),
-            reason: "it is not UTF-8".to_owned(),
-        })
+        url.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| OpenError::Broken {
+                place: variable.to_owned(),
+                reason: "it is not UTF-8".to_owned(),
+            })
     }
 
     /// Folders that Ascend's toolkit may be in.

@@ -48,14 +48,18 @@ impl RaplProbe {
             units.push(Unit {
                 vendor: Vendor::Cpu,
                 index,
-                id: folder.file_name().map(|name| name.to_string_lossy().into_owned()),
+                id: folder
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned()),
                 name,
                 scope: Scope::Chip,
                 power_at: None,
                 facts: Vec::new(),
             });
             domains.push(Domain {
-                range_j: number(&folder.join("max_energy_range_uj")).ok().map(|uj| uj / 1e6),
+                range_j: number(&folder.join("max_energy_range_uj"))
+                    .ok()
+                    .map(|uj| uj / 1e6),
                 folder,
             });
         }
@@ -87,7 +91,11 @@ impl Domain {
         let source = path.display().to_string();
         readings.take(Quantity::Energy, source, energy);
         if let Some(range_j) = self.range_j {
-            let source = self.folder.join("max_energy_range_uj").display().to_string();
+            let source = self
+                .folder
+                .join("max_energy_range_uj")
+                .display()
+                .to_string();
             readings.read(Quantity::EnergyRange, range_j, source);
         }
         UnitSample { at_ns, readings }
@@ -131,8 +139,8 @@ fn unreadable(folder: &Path) -> Option<String> {
 }
 
 fn number(path: &Path) -> Result<f64, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("`{}`: {error}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("`{}`: {error}", path.display()))?;
     let value: Result<u64, _> = text.trim().parse();
     value
         .map(|value| value as f64)
@@ -172,7 +180,11 @@ mod tests {
             ("intel-rapl-mmio:0", "package-0", "123456789"),
         ]);
         let mut probe = RaplProbe::open(&Selection::All, &places).expect("it is there");
-        let names: Vec<_> = probe.units().iter().map(|unit| unit.name.as_str()).collect();
+        let names: Vec<_> = probe
+            .units()
+            .iter()
+            .map(|unit| unit.name.as_str())
+            .collect();
         assert_eq!(names, ["package-0", "package-0 dram", "package-1"]);
         let samples = probe.sample(Wanted::Power).expect("readable");
         let energy: Vec<_> = samples
@@ -184,15 +196,22 @@ mod tests {
         assert_eq!(range, Some(262_143.328_85));
         let path = root.path().join(FOLDER).join("intel-rapl:1/energy_uj");
         std::fs::write(path, "garbage").expect("writable");
-        let samples = probe.sample(Wanted::Power).expect("the others are readable");
+        let samples = probe
+            .sample(Wanted::Power)
+            .expect("the others are readable");
         assert_eq!(samples[2].readings.get(Quantity::Energy), None);
     }
 
     #[test]
     fn a_host_without_counters_says_where_it_looked() {
         let (_root, places) = host(&[]);
-        let error = RaplProbe::open(&Selection::All, &places).err().expect("nothing");
-        assert!(error.to_string().contains("powercap/intel-rapl:*"), "{error}");
+        let error = RaplProbe::open(&Selection::All, &places)
+            .err()
+            .expect("nothing");
+        assert!(
+            error.to_string().contains("powercap/intel-rapl:*"),
+            "{error}"
+        );
         let (_root, places) = host(&[("intel-rapl:0", "package-0", "1")]);
         let wanted = Selection::Indexes(vec![3]);
         let error = RaplProbe::open(&wanted, &places).err().expect("no 3");

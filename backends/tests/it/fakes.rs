@@ -32,7 +32,15 @@ impl Fake {
         };
         let gone = functions.iter().map(|name| format!("-D{name}=gone_{name}"));
         let output = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-fno-builtin", "-fvisibility=hidden", "-Wall", "-Wextra"])
+            .args([
+                "-shared",
+                "-fPIC",
+                "-O1",
+                "-fno-builtin",
+                "-fvisibility=hidden",
+                "-Wall",
+                "-Wextra",
+            ])
             .arg("-Wno-unused-function")
             .args(gone)
             .arg("-o")

@@ -123,11 +123,19 @@ fn an_ascend_chip_says_what_it_is_and_where_values_are_from() {
     let mut probe = opened(Kind::Dcmi, &fake);
     let unit = &probe.units()[0];
     assert_eq!(unit.id.as_deref(), Some("0000:c1:00.0"));
-    for fact in [("soc", "Ascend910B3"), ("driver", "25.5.1"), ("dcmi", "1.0.0"), ("card", "5")] {
+    for fact in [
+        ("soc", "Ascend910B3"),
+        ("driver", "25.5.1"),
+        ("dcmi", "1.0.0"),
+        ("card", "5"),
+    ] {
         let fact = (fact.0, fact.1.to_owned());
         assert!(unit.facts.contains(&fact), "{:?}", unit.facts);
     }
-    let sample = probe.sample(Wanted::Everything).expect("it answers").remove(0);
+    let sample = probe
+        .sample(Wanted::Everything)
+        .expect("it answers")
+        .remove(0);
     let Some(Value::Read { source, value }) = sample.readings.value(Quantity::Power) else {
         panic!("there is power");
     };
@@ -146,7 +154,10 @@ fn one_die_alone_has_its_package_s_power() {
     let places = places(Kind::Dcmi, &fake);
     let wanted = Selection::Indexes(vec![1]);
     let mut probe = open(Kind::Dcmi, &wanted, &places).expect("it is there");
-    assert_eq!((probe.units()[0].scope, probe.units()[0].power_at), (Scope::Card, None));
+    assert_eq!(
+        (probe.units()[0].scope, probe.units()[0].power_at),
+        (Scope::Card, None)
+    );
     let samples = probe.sample(Wanted::Power).expect("it answers");
     assert_eq!(samples[0].readings.get(Quantity::Power), Some(165.0));
 }
@@ -154,12 +165,32 @@ fn one_die_alone_has_its_package_s_power() {
 #[test]
 fn faults_of_a_library_are_told_by_name_and_number() {
     for (name, kind, configuration, part) in [
-        ("dcmi", Kind::Dcmi, "ret=-8005\n", "dcmi_init: -8005 (inner error)"),
-        ("dcmi", Kind::Dcmi, "ret:dcmi_get_card_list=-8002\n", "-8002 (no permission)"),
+        (
+            "dcmi",
+            Kind::Dcmi,
+            "ret=-8005\n",
+            "dcmi_init: -8005 (inner error)",
+        ),
+        (
+            "dcmi",
+            Kind::Dcmi,
+            "ret:dcmi_get_card_list=-8002\n",
+            "-8002 (no permission)",
+        ),
         ("dcmi", Kind::Dcmi, "cards=x\n", "no device"),
-        ("cndev_gen1", Kind::Cndev, "ret=1\n", "cndevInit: 1 (no driver)"),
+        (
+            "cndev_gen1",
+            Kind::Cndev,
+            "ret=1\n",
+            "cndevInit: 1 (no driver)",
+        ),
         ("cndev_gen3", Kind::Cndev, "count=0\n", "no device"),
-        ("cndev_gen2", Kind::Cndev, "version=99\n", "cndevGetDeviceCount: 3 (version"),
+        (
+            "cndev_gen2",
+            Kind::Cndev,
+            "version=99\n",
+            "cndevGetDeviceCount: 3 (version",
+        ),
         ("nvml", Kind::Nvml, "ret=9\n", "driver"),
     ] {
         let Some(fake) = Fake::build(name, configuration) else {
@@ -193,16 +224,39 @@ fn a_missing_function_only_lacks_its_values() {
         return;
     };
     let error = refused(Kind::Dcmi, &fake, &Selection::All).to_string();
-    assert!(error.contains("dcmi_init: the library has no such function"), "{error}");
+    assert!(
+        error.contains("dcmi_init: the library has no such function"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_library_that_writes_too_much_is_found_out() {
     for (name, kind, function, what) in [
-        ("dcmi", Kind::Dcmi, "dcmi_get_device_power_info", Quantity::Power),
-        ("dcmi", Kind::Dcmi, "dcmi_get_device_health", Quantity::Health),
-        ("dcmi", Kind::Dcmi, "dcmi_get_device_frequency", Quantity::Clock),
-        ("dcmi", Kind::Dcmi, "dcmi_get_device_hbm_info", Quantity::MemoryUsed),
+        (
+            "dcmi",
+            Kind::Dcmi,
+            "dcmi_get_device_power_info",
+            Quantity::Power,
+        ),
+        (
+            "dcmi",
+            Kind::Dcmi,
+            "dcmi_get_device_health",
+            Quantity::Health,
+        ),
+        (
+            "dcmi",
+            Kind::Dcmi,
+            "dcmi_get_device_frequency",
+            Quantity::Clock,
+        ),
+        (
+            "dcmi",
+            Kind::Dcmi,
+            "dcmi_get_device_hbm_info",
+            Quantity::MemoryUsed,
+        ),
     ] {
         let Some(fake) = Fake::build(name, &format!("cards=0\noverrun={function}\n")) else {
             return;
@@ -222,9 +276,21 @@ fn a_library_that_writes_too_much_is_found_out() {
 #[test]
 fn all_generations_of_cambricon_s_library_are_read() {
     for (name, generation, expected) in [
-        ("cndev_gen1", "1", "0 MLU370-X8 chip at None: 95 W, 66 %, 64 C, 1300 MHz, 1024/24576 MiB"),
-        ("cndev_gen2", "2", "0 MLU370-X8 chip at None: 95 W, 66 %, 64 C, 1300 MHz, 2048/24576 MiB"),
-        ("cndev_gen3", "3", "0 MLU590-M9 chip at None: 95 W, 66 %, 64 C, 1300 MHz, 12345/98304 MiB"),
+        (
+            "cndev_gen1",
+            "1",
+            "0 MLU370-X8 chip at None: 95 W, 66 %, 64 C, 1300 MHz, 1024/24576 MiB",
+        ),
+        (
+            "cndev_gen2",
+            "2",
+            "0 MLU370-X8 chip at None: 95 W, 66 %, 64 C, 1300 MHz, 2048/24576 MiB",
+        ),
+        (
+            "cndev_gen3",
+            "3",
+            "0 MLU590-M9 chip at None: 95 W, 66 %, 64 C, 1300 MHz, 12345/98304 MiB",
+        ),
     ] {
         // The stamp that is accepted is found, wherever it is.
         for version in ["", "version=1\n", "version=4\n"] {
@@ -246,7 +312,9 @@ fn all_generations_of_cambricon_s_library_are_read() {
     let Some(fake) = Fake::build("cndev_gen3", "no_energy=1\n") else {
         return;
     };
-    let samples = opened(Kind::Cndev, &fake).sample(Wanted::Power).expect("it answers");
+    let samples = opened(Kind::Cndev, &fake)
+        .sample(Wanted::Power)
+        .expect("it answers");
     let why = reason(&samples[1].readings, Quantity::Energy);
     assert!(why.contains("10 (not supported)"), "{why}");
 }
@@ -271,7 +339,9 @@ fn nvidia_s_library_is_read() {
     let Some(fake) = Fake::build("nvml", "no_energy=1\n") else {
         return;
     };
-    let samples = opened(Kind::Nvml, &fake).sample(Wanted::Power).expect("it answers");
+    let samples = opened(Kind::Nvml, &fake)
+        .sample(Wanted::Power)
+        .expect("it answers");
     let why = reason(&samples[0].readings, Quantity::Energy);
     assert!(why.contains("nvmlDeviceGetTotalEnergyConsumption"), "{why}");
 }
@@ -287,7 +357,9 @@ fn a_sampler_follows_power_that_changes() {
     let found = sampler.finish();
     let power = |device: usize| {
         let samples = found.devices[device].samples.iter();
-        samples.filter_map(|sample| sample.power_w).collect::<Vec<_>>()
+        samples
+            .filter_map(|sample| sample.power_w)
+            .collect::<Vec<_>>()
     };
     assert!(power(0).len() >= 3, "{found:?}");
     // 10 W a second up or down, to a tenth of a watt.
@@ -332,7 +404,10 @@ mod commands {
         std::fs::set_permissions(&path, mode).expect("ours");
         let variables = [
             (variable.to_owned(), path.into_os_string()),
-            ("WEIGHBRIDGE_SYSROOT".to_owned(), folder.path().as_os_str().to_owned()),
+            (
+                "WEIGHBRIDGE_SYSROOT".to_owned(),
+                folder.path().as_os_str().to_owned(),
+            ),
         ];
         (folder, Places::of(variables.into()))
     }
@@ -351,8 +426,12 @@ mod commands {
 
     #[test]
     fn a_card_s_power_is_asked_of_its_microcontroller() {
-        let power = "printf '\\tNPU ID : 2\\n\\tPower Dissipation(W) : 40.6\\n\\tChip Name : mcu\\n'";
-        let script = format!("if [ \"$2\" = -t ]; then {power}; else\n{}\nfi", printing(DUO));
+        let power =
+            "printf '\\tNPU ID : 2\\n\\tPower Dissipation(W) : 40.6\\n\\tChip Name : mcu\\n'";
+        let script = format!(
+            "if [ \"$2\" = -t ]; then {power}; else\n{}\nfi",
+            printing(DUO)
+        );
         let (_folder, places) = command("WEIGHBRIDGE_NPU_SMI", &script);
         let mut probe = open(Kind::NpuSmi, &Selection::All, &places).expect("it prints");
         assert_eq!(
@@ -367,13 +446,18 @@ mod commands {
     #[test]
     fn a_command_that_does_not_work_says_why() {
         for (script, part) in [
-            ("echo dcmi module initialize failed; exit 1", "dcmi module initialize failed"),
+            (
+                "echo dcmi module initialize failed; exit 1",
+                "dcmi module initialize failed",
+            ),
             ("printf '\\377\\376\\001'", "printed no table"),
             ("echo There is no NPU card on this server.", "no device"),
             ("exec sleep 100", "gave no answer in 5s"),
         ] {
             let (_folder, places) = command("WEIGHBRIDGE_NPU_SMI", script);
-            let error = open(Kind::NpuSmi, &Selection::All, &places).err().expect(script);
+            let error = open(Kind::NpuSmi, &Selection::All, &places)
+                .err()
+                .expect(script);
             assert!(error.to_string().contains(part), "{script}: {error}");
         }
     }
@@ -407,7 +491,10 @@ fn discovery_prefers_the_library_and_keeps_every_attempt() {
     assert_eq!(through, [Kind::Dcmi; 3]);
     assert_eq!(found.attempts.len(), Kind::ALL.len());
     let none = Path::new("/no/such/root");
-    let variables = [("WEIGHBRIDGE_SYSROOT".to_owned(), none.as_os_str().to_owned())];
+    let variables = [(
+        "WEIGHBRIDGE_SYSROOT".to_owned(),
+        none.as_os_str().to_owned(),
+    )];
     let empty = discover(&Places::of(variables.into()));
     assert!(empty.devices.is_empty() && empty.pci.is_empty());
 }

@@ -223,7 +223,10 @@ fn outcome(outcome: &Outcome) -> String {
 fn hints(found: &Discovery) -> String {
     let silent: Vec<Vendor> = silent(found).iter().map(|device| device.vendor).collect();
     let accelerators = found.devices.iter();
-    let has_none = accelerators.filter(|found| found.unit.vendor != Vendor::Cpu).count() == 0;
+    let has_none = accelerators
+        .filter(|found| found.unit.vendor != Vendor::Cpu)
+        .count()
+        == 0;
     let mut text = String::new();
     for (vendor, hint) in [
         (
@@ -321,7 +324,10 @@ fn pci_json(device: &PciDevice) -> serde_json::Value {
 /// The published figures of one device, or a line for each.
 fn facts(id: &str, json: bool) -> Result<Ending> {
     let known = devices::known();
-    let ids: Vec<String> = known.iter().map(|device| format!("`{}`", device.id)).collect();
+    let ids: Vec<String> = known
+        .iter()
+        .map(|device| format!("`{}`", device.id))
+        .collect();
     let chosen: Vec<&DeviceFacts> = known
         .iter()
         .filter(|device| id.is_empty() || device.id == id)

@@ -90,7 +90,9 @@ impl Curve {
         let mut points: Vec<(u64, f64)> = Vec::new();
         let mut last: Option<(u64, f64)> = None;
         for sample in samples {
-            let Some(watts) = sample.power_w else { continue };
+            let Some(watts) = sample.power_w else {
+                continue;
+            };
             let added = last.map_or(0.0, |(at_ns, before)| {
                 let seconds = sample.at_ns.saturating_sub(at_ns) as f64 / 1e9;
                 f64::midpoint(before, watts) * seconds
@@ -195,7 +197,11 @@ impl Curve {
         let (Some(&(t1, j1)), Some(&(t0, j0))) =
             (self.0.get(after), self.0.get(after.wrapping_sub(1)))
         else {
-            let end = if after == 0 { self.0.first() } else { self.0.last() };
+            let end = if after == 0 {
+                self.0.first()
+            } else {
+                self.0.last()
+            };
             return end.map_or(0.0, |(_, joules)| *joules);
         };
         let share = (at_ns - t0) as f64 / (t1 - t0).max(1) as f64;

@@ -57,7 +57,10 @@ pub(super) fn source(energy: &Energy) -> String {
         "trapezoid" => "sampled power, integrated",
         other => other,
     };
-    format!("scope {}; {}; {method}; {looked}", energy.scope, energy.source)
+    format!(
+        "scope {}; {}; {method}; {looked}",
+        energy.scope, energy.source
+    )
 }
 
 /// The table; none where a target has no power.
@@ -69,10 +72,30 @@ pub(super) fn section(report: &Report) -> Option<Section> {
         rows.push(text("Counted", source(energy)));
         for (key, label, value, unit) in [
             ("mean_power_w", "Mean power", energy.mean_power_w, "W"),
-            ("max_power_w", "Highest power of a second", energy.max_power_w, "W"),
-            ("idle_power_w", "Power before the load", energy.idle_power_w, "W"),
-            ("joules_above_idle", "Energy above that", energy.joules_above_idle, "J"),
-            ("joules_per_query", "Per query", energy.joules_per_query, "J"),
+            (
+                "max_power_w",
+                "Highest power of a second",
+                energy.max_power_w,
+                "W",
+            ),
+            (
+                "idle_power_w",
+                "Power before the load",
+                energy.idle_power_w,
+                "W",
+            ),
+            (
+                "joules_above_idle",
+                "Energy above that",
+                energy.joules_above_idle,
+                "J",
+            ),
+            (
+                "joules_per_query",
+                "Per query",
+                energy.joules_per_query,
+                "J",
+            ),
             (
                 "joules_per_output_token",
                 "Per output token",
@@ -104,10 +127,26 @@ pub(super) fn section(report: &Report) -> Option<Section> {
 
 fn device(device: &EnergyDevice) -> Row {
     let mut words = Vec::new();
-    words.extend(device.joules.map(|joules| format!("{} J", significant(joules))));
-    words.extend(device.utilisation_percent.map(|busy| format!("{} % busy", significant(busy))));
-    words.extend(device.clock_mean_mhz.map(|mhz| format!("{} MHz", significant(mhz))));
-    words.extend(device.temperature_max_c.map(|heat| format!("up to {} °C", significant(heat))));
+    words.extend(
+        device
+            .joules
+            .map(|joules| format!("{} J", significant(joules))),
+    );
+    words.extend(
+        device
+            .utilisation_percent
+            .map(|busy| format!("{} % busy", significant(busy))),
+    );
+    words.extend(
+        device
+            .clock_mean_mhz
+            .map(|mhz| format!("{} MHz", significant(mhz))),
+    );
+    words.extend(
+        device
+            .temperature_max_c
+            .map(|heat| format!("up to {} °C", significant(heat))),
+    );
     let memory = device.memory_used_max_bytes;
     words.extend(memory.map(|used| format!("up to {}", bytes(used as u64))));
     let slowed = device.throttled_share.filter(|share| *share > 0.0);

@@ -14,7 +14,10 @@ const WINDOW: Span = Span {
 };
 
 /// Samples of a device from second 5 to 75, ten in a second.
-fn samples(power: impl Fn(f64) -> Option<f64>, energy: impl Fn(f64) -> Option<f64>) -> Vec<PowerSample> {
+fn samples(
+    power: impl Fn(f64) -> Option<f64>,
+    energy: impl Fn(f64) -> Option<f64>,
+) -> Vec<PowerSample> {
     (50..=750)
         .map(|tick| {
             // Not quite on the beat, as in life.
@@ -68,7 +71,10 @@ fn none(_: f64) -> Option<f64> {
 #[track_caller]
 fn near(value: Option<f64>, expected: f64, share: f64) {
     let value = value.expect("a figure");
-    assert!((value - expected).abs() <= share * expected, "{value}, not {expected}");
+    assert!(
+        (value - expected).abs() <= share * expected,
+        "{value}, not {expected}"
+    );
 }
 
 /// Watts that rise and fall, and their integral over the window.
@@ -100,9 +106,16 @@ fn a_counter_is_preferred_and_its_wraps_are_undone() {
     let energy = found(vec![device.clone()]);
     near(energy.joules, 15_000.0, 1e-9);
     near(energy.joules_by_power, 15_600.0, 1e-9);
-    assert_eq!((energy.method.as_str(), energy.source.as_str()), ("counter", "dcmi: a counter"));
+    assert_eq!(
+        (energy.method.as_str(), energy.source.as_str()),
+        ("counter", "dcmi: a counter")
+    );
     near(energy.idle_power_w, 250.0, 1e-9);
-    near(energy.joules_above_idle.map(|joules| joules + 1.0), 1.0, 1e-6);
+    near(
+        energy.joules_above_idle.map(|joules| joules + 1.0),
+        1.0,
+        1e-6,
+    );
     // Without a known range a fall is a fault, and sampled power is taken.
     device.counter_range_j = None;
     let energy = found(vec![device.clone()]);
@@ -149,10 +162,17 @@ fn telemetry_that_is_not_good_enough_gives_no_figure() {
     let fine = without(20.0, 24.0);
     near(fine.joules, 6_000.0, 1e-9);
     assert_eq!(fine.gaps, 1);
-    assert!((4.0..4.3).contains(&fine.longest_gap_s), "{}", fine.longest_gap_s);
+    assert!(
+        (4.0..4.3).contains(&fine.longest_gap_s),
+        "{}",
+        fine.longest_gap_s
+    );
     for (energy, part) in [
         (without(20.0, 27.0), "are gaps between samples of power"),
-        (without(0.0, 12.0), "telemetry covers 58.0 s of the window of 60.0 s"),
+        (
+            without(0.0, 12.0),
+            "telemetry covers 58.0 s of the window of 60.0 s",
+        ),
         (without(65.0, 99.0), "of the window of 60.0 s"),
         (without(0.0, 99.0 - 24.05), "one sample of power only"),
         (found(vec![]), "no device gave power or energy"),
@@ -174,8 +194,16 @@ fn what_one_query_takes_follows_from_the_window() {
     let report = synthetic::report(Story::Steady, "ref-135m");
     let energy = found(vec![track("0", samples(|_| Some(100.0), none))]);
     let summary = &report.summary;
-    near(energy.joules_per_query, 6_000.0 / summary.completed() as f64, 1e-9);
-    near(energy.joules_per_output_token, 6_000.0 / summary.output_tokens as f64, 1e-9);
+    near(
+        energy.joules_per_query,
+        6_000.0 / summary.completed() as f64,
+        1e-9,
+    );
+    near(
+        energy.joules_per_output_token,
+        6_000.0 / summary.output_tokens as f64,
+        1e-9,
+    );
     let all = summary.input_tokens + summary.output_tokens;
     near(energy.joules_per_token, 6_000.0 / all as f64, 1e-9);
     let (low, high) = energy.ci95["joules_per_query"];
@@ -212,7 +240,10 @@ fn scope_and_source_stand_beside_every_figure() {
     device.device.utilisation_percent = Some(87.0);
     let report = report_with(found(vec![device]));
     let terminal = render::terminal(&report, Style::Plain);
-    for part in ["Energy per query", "scope chip; dcmi: a power; sampled power, integrated"] {
+    for part in [
+        "Energy per query",
+        "scope chip; dcmi: a power; sampled power, integrated",
+    ] {
         assert!(terminal.contains(part), "{terminal}");
     }
     assert!(terminal.lines().all(|line| line.chars().count() <= 100));
@@ -231,7 +262,10 @@ fn no_figure_stands_with_its_reason() {
         assert!(text.contains("no counter in"), "the reason");
     }
     let text = serde_json::to_string(&report).expect("a report is JSON");
-    assert_eq!(serde_json::from_str::<reports::Report>(&text).expect("ours"), report);
+    assert_eq!(
+        serde_json::from_str::<reports::Report>(&text).expect("ours"),
+        report
+    );
 }
 
 #[test]

@@ -10,10 +10,7 @@ use super::{Chip, MIB, MOST_CARDS, NOT_SUPPORTED, Power, explain, list_block, li
 
 /// Is this the library of a 950, whose old functions gave `fault`?
 pub(super) fn is_there(library: &Foreign, fault: &Fault) -> bool {
-    let old_are_not = matches!(
-        fault,
-        Fault::Missing(_) | Fault::Status(_, NOT_SUPPORTED)
-    );
+    let old_are_not = matches!(fault, Fault::Missing(_) | Fault::Status(_, NOT_SUPPORTED));
     old_are_not && library.has("dcmiv2_init")
 }
 

@@ -35,7 +35,10 @@ pub(super) fn table(text: &str) -> Result<Vec<Row>, String> {
 }
 
 fn row(above: &[&str], below: &[&str], source: &'static str) -> Option<Row> {
-    let words: Vec<&str> = above[0].split_whitespace().filter(|word| *word != "/").collect();
+    let words: Vec<&str> = above[0]
+        .split_whitespace()
+        .filter(|word| *word != "/")
+        .collect();
     let (index, name) = match words[..] {
         [index, name, ..] => (index.parse().ok()?, name),
         _ => return None,
@@ -54,10 +57,22 @@ fn row(above: &[&str], below: &[&str], source: &'static str) -> Option<Row> {
     let watts = before.trim_end().strip_suffix('W').map(str::trim_end);
     let watts = watts.and_then(|text| text.split_whitespace().next_back());
     take(Quantity::Power, watts.unwrap_or("nothing"), 1.0);
-    take(Quantity::PowerLimit, limit.trim().trim_end_matches('W'), 1.0);
+    take(
+        Quantity::PowerLimit,
+        limit.trim().trim_end_matches('W'),
+        1.0,
+    );
     let (used, total) = below[1].split_once('/').unwrap_or((below[1], ""));
-    take(Quantity::MemoryUsed, used.trim().trim_end_matches("MiB"), MIB);
-    take(Quantity::MemoryTotal, total.trim().trim_end_matches("MiB"), MIB);
+    take(
+        Quantity::MemoryUsed,
+        used.trim().trim_end_matches("MiB"),
+        MIB,
+    );
+    take(
+        Quantity::MemoryTotal,
+        total.trim().trim_end_matches("MiB"),
+        MIB,
+    );
     Some(Row {
         index,
         name: name.to_owned(),
@@ -78,7 +93,10 @@ pub(super) fn info(text: &str) -> Result<Vec<Row>, String> {
     for line in text.lines() {
         let Some((key, value)) = line.split_once(':') else {
             let word = line.trim();
-            match word.strip_prefix("Card ").and_then(|index| index.parse().ok()) {
+            match word
+                .strip_prefix("Card ")
+                .and_then(|index| index.parse().ok())
+            {
                 Some(index) => rows.push(Row {
                     index,
                     name: "Cambricon MLU".to_owned(),
@@ -93,7 +111,8 @@ pub(super) fn info(text: &str) -> Result<Vec<Row>, String> {
         let number = value.split_whitespace().next().unwrap_or_default();
         let mut take = |what, scale: f64| {
             let value = printed(number, SOURCE);
-            row.readings.take(what, SOURCE, value.map(|value| value * scale));
+            row.readings
+                .take(what, SOURCE, value.map(|value| value * scale));
         };
         match (section.as_str(), key) {
             (_, "Product Name") => value.clone_into(&mut row.name),
@@ -169,10 +188,15 @@ Card 0
 
     #[test]
     fn every_variant_is_read() {
-        let older = TABLE.replace("Mode     Compute", "SR-IOV   Compute").replace("0%                  0 |", "N/A               N/A |");
+        let older = TABLE
+            .replace("Mode     Compute", "SR-IOV   Compute")
+            .replace("0%                  0 |", "N/A               N/A |");
         let newer = TABLE
             .replace("MLU370-X8    v1.1.6", "MLU590-M9    v1.5.0")
-            .replace("107 W/ 250 W |     0 MiB/ 20638 MiB", "85 W/ 550 W | 12345 MiB/ 98304 MiB");
+            .replace(
+                "107 W/ 250 W |     0 MiB/ 20638 MiB",
+                "85 W/ 550 W | 12345 MiB/ 98304 MiB",
+            );
         for (text, expected) in [
             (TABLE, "0 MLU370-X8 107 W of 250, 28 C 0 % 0/20638"),
             (&older, "0 MLU370-X8 107 W of 250, 28 C none % 0/20638"),
@@ -182,8 +206,16 @@ Card 0
             assert_eq!(rows.iter().map(short).collect::<Vec<_>>(), [expected]);
         }
         let rows = info(INFO).expect("cards");
-        assert_eq!(short(&rows[0]), "0 MLU370-X4 44 W of 150, 64 C 66 % 1024/24576");
-        assert!(rows[0].id.as_deref().is_some_and(|id| id.starts_with("41fd5e1a")));
+        assert_eq!(
+            short(&rows[0]),
+            "0 MLU370-X4 44 W of 150, 64 C 66 % 1024/24576"
+        );
+        assert!(
+            rows[0]
+                .id
+                .as_deref()
+                .is_some_and(|id| id.starts_with("41fd5e1a"))
+        );
     }
 
     #[test]

@@ -73,7 +73,10 @@ impl SmiProbe {
             id: row.id,
             scope: Scope::Chip,
             power_at: None,
-            facts: cann.iter().map(|version| ("cann", version.clone())).collect(),
+            facts: cann
+                .iter()
+                .map(|version| ("cann", version.clone()))
+                .collect(),
         };
         let mut units: Vec<Unit> = rows.into_iter().map(unit).collect();
         share_power(&mut units, &shared);
@@ -125,7 +128,12 @@ impl Probe for SmiProbe {
             }
             UnitSample { at_ns, readings }
         };
-        Ok(self.units.iter().zip(&self.card_power).map(sample).collect())
+        Ok(self
+            .units
+            .iter()
+            .zip(&self.card_power)
+            .map(sample)
+            .collect())
     }
 }
 

@@ -225,7 +225,10 @@ mod tests {
 
     #[test]
     fn a_chip_without_a_number_has_its_card_s() {
-        let text = A2.replace("| 0                         | 0000", "|                           | 0000");
+        let text = A2.replace(
+            "| 0                         | 0000",
+            "|                           | 0000",
+        );
         let rows = table(&text).expect("a table");
         let indexes: Vec<u32> = rows.iter().map(|row| row.index).collect();
         assert_eq!(indexes, [0, 5]);
@@ -235,7 +238,11 @@ mod tests {
     fn an_empty_host_has_none_and_garbage_is_refused() {
         let none = table("There is no NPU card on this server.\n").expect("it says so");
         assert!(none.is_empty());
-        for garbage in ["", "\u{fffd}\u{fffd}|x|", "dcmi module initialize failed. ret is -8005"] {
+        for garbage in [
+            "",
+            "\u{fffd}\u{fffd}|x|",
+            "dcmi module initialize failed. ret is -8005",
+        ] {
             let error = table(garbage).expect_err(garbage);
             assert!(error.contains("printed no table"), "{error}");
         }
@@ -249,7 +256,8 @@ mod tests {
         let one = "\tNPU ID                         : 0\n\tChip Count                     : 1\n\n\
                    \tNPU Real-time Power(W)         : 103.5\n\tChip ID                        : 0\n";
         assert_eq!(card_power(one), Ok(103.5));
-        let duo = "\tNPU ID : 2\n\tChip Count : 2\n\n\tPower Dissipation(W) : 40.6\n\tChip Name : mcu\n";
+        let duo =
+            "\tNPU ID : 2\n\tChip Count : 2\n\n\tPower Dissipation(W) : 40.6\n\tChip Name : mcu\n";
         assert_eq!(card_power(duo), Ok(40.6));
         for text in [
             "This device does not support querying power.",

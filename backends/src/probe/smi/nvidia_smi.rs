@@ -62,11 +62,18 @@ mod tests {
         let rows = csv(text).expect("two lines");
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[0].readings.get(Quantity::Power), Some(115.42));
-        assert_eq!(rows[0].readings.get(Quantity::MemoryTotal), Some(97_871.0 * MIB));
+        assert_eq!(
+            rows[0].readings.get(Quantity::MemoryTotal),
+            Some(97_871.0 * MIB)
+        );
         assert_eq!(rows[1].readings.get(Quantity::Power), None);
         assert_eq!((rows[1].index, rows[1].name.as_str()), (1, "NVIDIA A10"));
         assert_eq!(csv("").expect("none"), Vec::new());
-        for garbage in ["NVIDIA-SMI has failed", "x, a, b, 1, 2, 3, 4, 5, 6, 7", "\u{fffd}"] {
+        for garbage in [
+            "NVIDIA-SMI has failed",
+            "x, a, b, 1, 2, 3, 4, 5, 6, 7",
+            "\u{fffd}",
+        ] {
             assert!(csv(garbage).is_err(), "{garbage}");
         }
     }
