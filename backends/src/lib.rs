@@ -8,6 +8,8 @@
 //! - [`sim`]: the executor that only takes the time a device would take.
 //! - [`plugin`]: the executor that calls a device through a C interface.
 //! - [`http`]: any server that speaks the OpenAI API.
+//! - [`devices`]: what is known of devices, with sources.
+//! - [`probe`]: what accelerators and processors draw.
 //!
 //! A backend never sees a report, and knows nothing of workloads.
 
@@ -15,9 +17,11 @@ pub mod alarm;
 pub mod clock;
 pub mod contract;
 pub mod cpu;
+pub mod devices;
 pub mod engine;
 pub mod http;
 pub mod plugin;
+pub mod probe;
 pub mod sim;
 
 pub use clock::{Clock, Nanos};

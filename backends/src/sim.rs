@@ -12,77 +12,67 @@
 use std::collections::BTreeMap;
 
 use models::ModelInfo;
-use serde::Deserialize;
 
 use crate::clock::{Clock, Nanos};
+use crate::devices::{self, DeviceFacts, Fact, Simulation};
 use crate::engine::{Batch, Capacity, DeviceError, Executor, Sample, StepOutput};
 
 /// A device's figures.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Device {
-    /// As price files call it.
+    /// As price sheets call it.
     pub id: String,
     /// In words.
     pub name: String,
     /// Dense 16-bit arithmetic.
-    pub tflops: Figure,
+    pub tflops: Fact,
     /// Memory bandwidth, decimal GB/s.
-    pub memory_gb_per_s: Figure,
+    pub memory_gb_per_s: Fact,
     /// Device memory, decimal GB.
-    pub memory_gb: Figure,
-    /// Share of the arithmetic peak that serving reaches.
-    pub compute_efficiency: Figure,
-    /// Share of the bandwidth peak that serving reaches.
-    pub memory_efficiency: Figure,
-    /// Fixed time of a step: launches, scheduling, sampling.
-    pub step_overhead_us: Figure,
+    pub memory_gb: Fact,
+    /// What else the simulation assumes.
+    pub assumed: Simulation,
 }
-
-/// A number and where it is from.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Figure {
-    /// The number.
-    pub value: f64,
-    /// Where it is from.
-    pub source: String,
-    /// `high`, `medium`, `low` or `assumption`.
-    pub confidence: String,
-}
-
-const DEVICES: [(&str, &str); 3] = [
-    ("h100", include_str!("../devices/h100.toml")),
-    ("h20", include_str!("../devices/h20.toml")),
-    ("ascend-910b3", include_str!("../devices/ascend-910b3.toml")),
-];
 
 /// Names of the devices that [`Device::builtin`] knows.
-pub fn device_names() -> Vec<&'static str> {
-    DEVICES.iter().map(|(name, _)| *name).collect()
+pub fn device_names() -> Vec<String> {
+    let simulated = devices::known().into_iter();
+    simulated
+        .filter_map(|device| Some(device.simulation?.name))
+        .collect()
 }
 
 impl Device {
     /// A device by name; `None` for one that is not known.
     pub fn builtin(name: &str) -> Option<Self> {
-        let (_, text) = DEVICES.iter().find(|(known, _)| *known == name)?;
-        Some(toml::from_str(text).expect("the built-in device files are tested"))
+        let by_name = |device: &DeviceFacts| {
+            let simulation = device.simulation.as_ref();
+            simulation.is_some_and(|simulation| simulation.name == name)
+        };
+        let mut device = devices::known().into_iter().find(by_name)?;
+        Some(Self {
+            tflops: device.facts.remove("fp16_tflops")?,
+            memory_gb_per_s: device.facts.remove("memory_gb_per_s")?,
+            memory_gb: device.facts.remove("memory_gb")?,
+            assumed: device.simulation?,
+            id: device.id,
+            name: device.name,
+        })
     }
 
     /// The figures, for the report.
     pub fn details(&self) -> BTreeMap<String, String> {
-        let figure = |f: &Figure| format!("{} ({}; {})", f.value, f.confidence, f.source);
-        BTreeMap::from([
-            ("tflops".into(), figure(&self.tflops)),
-            ("memory_gb_per_s".into(), figure(&self.memory_gb_per_s)),
-            ("memory_gb".into(), figure(&self.memory_gb)),
-            (
-                "compute_efficiency".into(),
-                figure(&self.compute_efficiency),
-            ),
-            ("memory_efficiency".into(), figure(&self.memory_efficiency)),
-            ("step_overhead_us".into(), figure(&self.step_overhead_us)),
-        ])
+        let assumed = &self.assumed;
+        let all = [
+            ("tflops", &self.tflops),
+            ("memory_gb_per_s", &self.memory_gb_per_s),
+            ("memory_gb", &self.memory_gb),
+            ("compute_efficiency", &assumed.compute_efficiency),
+            ("memory_efficiency", &assumed.memory_efficiency),
+            ("step_overhead_us", &assumed.step_overhead_us),
+        ];
+        let shown = all.map(|(name, fact)| (name.to_owned(), fact.show_whole("")));
+        shown.into()
     }
 }
 
@@ -110,10 +100,15 @@ struct StepCost {
 impl SimulatedExecutor {
     /// A device that serves `model`.
     pub fn new(device: &Device, model: &ModelInfo, capacity: Capacity, clock: Clock) -> Self {
+        let assumed = &device.assumed;
+        let figure = |fact: &Fact| {
+            fact.value
+                .expect("the figures of simulated devices are tested")
+        };
         let cost = StepCost {
-            flop_per_s: device.tflops.value * 1e12 * device.compute_efficiency.value,
-            bytes_per_s: device.memory_gb_per_s.value * 1e9 * device.memory_efficiency.value,
-            overhead_s: device.step_overhead_us.value / 1e6,
+            flop_per_s: figure(&device.tflops) * 1e12 * figure(&assumed.compute_efficiency),
+            bytes_per_s: figure(&device.memory_gb_per_s) * 1e9 * figure(&assumed.memory_efficiency),
+            overhead_s: figure(&assumed.step_overhead_us) / 1e6,
             flop_per_token: 2.0 * model.parameters as f64,
             flop_per_token_and_context: 4.0 * (model.hidden * model.layers) as f64,
             weight_bytes: model.weight_bytes as f64,
@@ -183,21 +178,19 @@ mod tests {
 
     #[test]
     fn the_built_in_devices_are_well_formed() {
-        for name in device_names() {
-            let device = Device::builtin(name).expect("it is listed");
-            for (key, figure) in device.details() {
-                assert!(!figure.contains("(; "), "{name}: {key} has no confidence");
-            }
+        let names = device_names();
+        assert_eq!(names, ["h100", "h20", "ascend-910b3"]);
+        for name in names {
+            let device = Device::builtin(&name).expect("it is listed");
+            let value = |fact: &Fact| fact.value.expect("simulated devices have figures");
             assert!(
-                device.tflops.value > 1.0 && device.memory_gb_per_s.value > 10.0,
+                value(&device.tflops) > 1.0 && value(&device.memory_gb_per_s) > 10.0,
                 "{name}"
             );
-            for share in [&device.compute_efficiency, &device.memory_efficiency] {
-                assert!(
-                    (0.05..=1.0).contains(&share.value),
-                    "{name}: {}",
-                    share.value
-                );
+            let assumed = &device.assumed;
+            assert!(value(&assumed.step_overhead_us) > 0.0);
+            for share in [&assumed.compute_efficiency, &assumed.memory_efficiency] {
+                assert!((0.05..=1.0).contains(&value(share)), "{name}");
             }
         }
         assert_eq!(Device::builtin("abacus"), None);

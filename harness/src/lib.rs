@@ -22,5 +22,6 @@ pub mod recorder;
 pub mod scenario;
 pub mod serve;
 pub mod target;
+pub mod telemetry;
 pub mod units;
 pub mod workload;

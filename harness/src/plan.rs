@@ -21,6 +21,7 @@ use crate::arrivals::Arrivals;
 use crate::prices;
 use crate::scenario::Scenario;
 use crate::target::{EngineOptions, HttpOptions, Target};
+use crate::telemetry::Choice;
 use crate::units::{parse_bytes, parse_slo};
 use crate::workload::source::Workload;
 
@@ -64,6 +65,8 @@ pub struct Plan {
     pub ignore_eos: bool,
     /// Measure the client's own error first.
     pub preflight: bool,
+    /// Telemetry that is taken along.
+    pub probe: Choice,
     /// For engines.
     pub engine: EngineOptions,
     /// For servers.
@@ -159,6 +162,7 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
         },
         ignore_eos: !scenario.stop_at_eos.unwrap_or(false),
         preflight: matches!(target, Target::Http(_)) && !scenario.no_preflight.unwrap_or(false),
+        probe: resolve_probe(&scenario, &places, &target)?,
         slo: resolve_slo(&scenario, &places, &workload)?,
         seed: scenario.seed.unwrap_or(1),
         max_requests: max_requests.map(|n| n as u64),
@@ -221,6 +225,20 @@ fn resolve_slo(
         None => workload.slo(),
     };
     Ok(slo.filter(|slo| slo.ttft_s.or(slo.tpot_s).or(slo.e2e_s).is_some()))
+}
+
+fn resolve_probe(scenario: &Scenario, places: &Places<'_>, target: &Target) -> Result<Choice> {
+    let Some(text) = &scenario.probe else {
+        return Ok(Choice::Auto);
+    };
+    let place = places.of("probe", |flags| flags.probe.is_some());
+    let choice = Choice::parse(text).map_err(|message| anyhow!("{place} {message}"))?;
+    let has_power = !matches!((&choice, target), (Choice::Named(..), Target::Sim(_)));
+    ensure!(
+        has_power,
+        "{place} is `{text}`; a simulated device draws no power"
+    );
+    Ok(choice)
 }
 
 fn resolve_weights(scenario: &Scenario, places: &Places<'_>) -> Result<WeightsDtype> {
@@ -483,6 +501,15 @@ mod tests {
                 "has no effect",
             ),
             ("threads = -2", "`--threads` is -2"),
+            (
+                "probe = 'meter'",
+                "`--probe` is `meter`; accepted are `auto`",
+            ),
+            ("probe = 'nvml:x'", "as in `nvml:0,1`"),
+            (
+                "probe = 'nvml'\ntarget = 'sim:h100'",
+                "a simulated device draws no power",
+            ),
             ("price = 'no/such.toml'", "no/such.toml"),
         ] {
             check(&toml::from_str(toml).expect(toml), expected);

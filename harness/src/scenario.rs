@@ -137,6 +137,10 @@ pub struct Scenario {
     #[arg(long, value_name = "VAR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
+    /// Telemetry of devices on this host: auto, none, or a probe that `weighbridge devices` lists, such as nvml, dcmi:0,1, cndev or rapl [default: auto]
+    #[arg(long, value_name = "PROBE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
     /// Server: do not measure the client's own error before the run
     #[arg(long, num_args = 0, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -225,6 +229,7 @@ impl Scenario {
             served_model: self.served_model.or(file.served_model),
             extra_body: self.extra_body.or(file.extra_body),
             api_key_env: self.api_key_env.or(file.api_key_env),
+            probe: self.probe.or(file.probe),
             no_preflight: self.no_preflight.or(file.no_preflight),
             stop_at_eos: self.stop_at_eos.or(file.stop_at_eos),
         }

@@ -12,6 +12,7 @@
 //! - [`stats`] holds nearest-rank quantiles and block-bootstrap intervals.
 //! - [`capacity`] searches for the highest load within the SLO.
 //! - [`cost`] holds price sheets and what a query and a million tokens cost.
+//! - [`energy`] turns samples of power into the energy of the window.
 //! - [`drift`] says whether a window is steady.
 //! - [`dialect`] says a run in the definitions of other tools.
 //! - [`gate`] says whether one side of a comparison is worse than the other.
@@ -26,6 +27,7 @@ pub mod capacity;
 pub mod cost;
 pub mod dialect;
 pub mod drift;
+pub mod energy;
 pub mod fit;
 pub mod gate;
 pub mod goodness;

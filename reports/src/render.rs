@@ -7,6 +7,7 @@
 mod axis;
 mod curve;
 mod dialect;
+mod energy;
 mod fit;
 mod format;
 mod gate;

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
+pub use crate::energy::{Energy, EnergyDevice};
 use crate::preflight::Preflight;
 use crate::validity::Validity;
 
@@ -40,7 +41,7 @@ pub struct Report {
     pub histograms: BTreeMap<Metric, EncodedHistogram>,
     /// What happened each second.
     pub series: Vec<SecondPoint>,
-    /// Energy, when a probe gave valid telemetry.
+    /// Energy, when a probe was asked; its figures are null, with reasons, where that gave none.
     pub energy: Option<Energy>,
     /// Device time by kind of work, when the engine is ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -513,15 +514,7 @@ pub struct SecondPoint {
     pub itl_p50_s: Option<f64>,
     /// 99th percentile (nearest rank) of ITL of tokens in this second.
     pub itl_p99_s: Option<f64>,
-}
-
-/// Energy over the measured window.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Energy {
-    /// Joules in the window.
-    pub joules: f64,
-    /// `chip`, `card` or `node`.
-    pub scope: String,
-    /// Which counter or probe.
-    pub source: String,
+    /// Mean power of the devices that `energy` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_w: Option<f64>,
 }

@@ -1,4 +1,6 @@
-//! The engine with the reference model in it.
+//! The engine with the reference model in it, and the probes with fake vendor libraries.
 
 mod answers;
+mod fakes;
 mod plugin;
+mod probes;

@@ -5,6 +5,7 @@
 //! inconclusive gate, 130 interrupted).
 
 mod curve;
+mod devices;
 mod gate;
 mod generate;
 mod mock;
@@ -44,6 +45,8 @@ enum Command {
     Generate(generate::GenerateArgs),
     /// Prefill and decode speed of the built-in engine, without load
     Speed(speed::SpeedArgs),
+    /// Accelerators of this host, how each was found, and what telemetry each gives
+    Devices(devices::DevicesArgs),
     /// List, fetch and find models
     Models(models::ModelsArgs),
     /// List and describe workloads
@@ -94,6 +97,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&args),
             Command::Generate(args) => generate::run(&args),
             Command::Speed(args) => speed::run(&args),
+            Command::Devices(args) => devices::run(&args),
             Command::Models(args) => models::run(&args),
             Command::Workloads(args) => workloads::run(&args),
             Command::Gate(args) => gate::run(&args),

@@ -1,5 +1,7 @@
 //! How the tests call the binary and read what it wrote.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -41,6 +43,17 @@ impl Sandbox {
     /// The same, from one line of words.
     pub(crate) fn run_line(&self, line: &str) -> Ran {
         self.run(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// The same in an environment with more in it.
+    pub(crate) fn run_in(
+        &self,
+        arguments: &[&str],
+        environment: &BTreeMap<String, OsString>,
+    ) -> Ran {
+        let mut command = self.command(arguments);
+        let output = command.envs(environment).output().expect("the binary runs");
+        Ran::new(&output)
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Ran {

@@ -2,6 +2,9 @@
 
 mod command;
 mod cost;
+mod energy;
+#[path = "../../../backends/tests/it/fakes.rs"]
+mod fakes;
 mod faults;
 mod gate;
 mod load;

@@ -16,14 +16,14 @@ use reports::{Outcome, RequestRecord};
 use crate::command::{Sandbox, records, report};
 
 /// `weighbridge mock` while a test goes on.
-struct Mock {
+pub(crate) struct Mock {
     child: Child,
     stdin: Option<ChildStdin>,
-    base: String,
+    pub(crate) base: String,
 }
 
 impl Mock {
-    fn start(sandbox: &Sandbox, line: &str) -> Self {
+    pub(crate) fn start(sandbox: &Sandbox, line: &str) -> Self {
         let always = "mock --listen 127.0.0.1:0 --record truth.jsonl --until-stdin-closes";
         let line = format!("{always} {line}");
         let mut child = sandbox
@@ -45,7 +45,7 @@ impl Mock {
         }
     }
 
-    fn finish(mut self, sandbox: &Sandbox) -> Record {
+    pub(crate) fn finish(mut self, sandbox: &Sandbox) -> Record {
         self.stdin = None;
         assert!(self.child.wait().expect("it ends").success());
         let file = std::fs::File::open(sandbox.path("truth.jsonl")).expect("written");

@@ -73,10 +73,11 @@ pub struct MeasuredPower {
 }
 
 impl MeasuredPower {
-    /// The mean over a window.
+    /// The mean over a window; none where the telemetry gave no figure.
     pub fn new(energy: &Energy, window_s: f64) -> Option<Self> {
-        (window_s > 0.0).then(|| Self {
-            watts: energy.joules / window_s,
+        let joules = energy.joules.filter(|_| window_s > 0.0)?;
+        Some(Self {
+            watts: joules / window_s,
             whole_node: energy.scope == "node",
         })
     }

@@ -53,7 +53,7 @@ pub fn unpaired(baseline: &[f64], candidate: &[f64], alpha: f64) -> Option<Shift
 
 /// The smallest number of pairs whose sign-flip test can reach `p <= alpha`.
 pub fn pairs_needed(alpha: f64) -> usize {
-    let reaches = |&count: &usize| 2.0 * 0.5_f64.powi(count as i32) <= alpha;
+    let reaches = |&count: &usize| 2.0 * 0.5_f64.powf(count as f64) <= alpha;
     (1..=MAX_VALUES).find(reaches).unwrap_or(MAX_VALUES)
 }
 

@@ -57,10 +57,6 @@ pub(super) fn throughput(report: &Report) -> Section {
     };
     let sources: Vec<&str> = summary.token_count_source.iter().map(source).collect();
     rows.push(text("Tokens counted by", sources.join(", ")));
-    if let Some(energy) = &report.energy {
-        let label = format!("Energy ({}, {})", energy.scope, energy.source);
-        rows.push(text(label, format!("{} J", significant(energy.joules))));
-    }
     Section {
         title: "Throughput",
         rows,
@@ -516,14 +512,14 @@ pub(super) fn system(report: &Report) -> Section {
     }
 }
 
-fn row(label: impl Into<String>, figure: Figure) -> Row {
+pub(super) fn row(label: impl Into<String>, figure: Figure) -> Row {
     Row {
         label: label.into(),
         figure,
     }
 }
 
-fn text(label: impl Into<String>, value: impl Into<String>) -> Row {
+pub(super) fn text(label: impl Into<String>, value: impl Into<String>) -> Row {
     row(label, Figure::plain(value))
 }
 

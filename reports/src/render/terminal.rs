@@ -52,6 +52,7 @@ pub(super) fn terminal(report: &Report, style: Style) -> String {
     lines.push(String::new());
     lines.extend(rates(report, paint));
     lines.extend(cost(report, paint));
+    lines.extend(energy(report, paint));
     lines.extend(own_error(report, paint));
     for warning in &report.warnings {
         lines.extend(wrapped(warning, "  ! "));
@@ -224,6 +225,21 @@ fn rates(report: &Report, paint: Paint) -> Vec<String> {
         lines.push(line("Goodput", &figure, &share.unwrap_or_default(), paint));
     }
     lines.extend(wrapped(&counts, "  "));
+    lines
+}
+
+/// Energy, where a probe gave any; why it gave none is in the other renderings.
+fn energy(report: &Report, paint: Paint) -> Vec<String> {
+    let found = report.energy.as_ref();
+    let Some(energy) = found.filter(|energy| energy.joules.is_some()) else {
+        return Vec::new();
+    };
+    let figures = super::energy::headline(energy).into_iter();
+    let mut lines: Vec<String> = figures
+        .map(|(label, figure)| line(label, &figure, "", paint))
+        .collect();
+    let source = wrapped(&super::energy::source(energy), "  ");
+    lines.extend(source.iter().map(|text| paint.dim(text)));
     lines
 }
 

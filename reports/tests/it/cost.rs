@@ -273,9 +273,10 @@ fn an_owned_device_by_hand() {
     // A sensor on the card replaces the card's watts, one on the node the host's too.
     for (scope, kilowatts) in [("card", 0.5 + 0.2), ("node", 0.5)] {
         let energy = Energy {
-            joules: 500.0 * 3_600.0,
+            joules: Some(500.0 * 3_600.0),
             scope: scope.to_owned(),
             source: "test".to_owned(),
+            ..Energy::default()
         };
         let measured = Measured {
             energy: Some(&energy),

@@ -3,6 +3,7 @@
 mod accumulate;
 mod cost;
 mod dialect;
+mod energy;
 mod fit;
 mod gate;
 mod histogram;

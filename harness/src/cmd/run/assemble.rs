@@ -54,6 +54,12 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         lost_conversations: outcome.lost_conversations,
     });
     warnings.extend(own_warnings(plan, measured));
+    let start_ns = outcome.monotonic_start_ns.unwrap_or_default();
+    let watch = &outcome.watch;
+    let energy = watch.energy(start_ns, outcome.window, &measured.summary);
+    warnings.extend(watch.warnings(energy.as_ref()));
+    let mut series = measured.series.clone();
+    watch.fill_series(start_ns, outcome.window, &mut series);
     let mut report = Report {
         schema_version: SCHEMA_VERSION,
         run: run_info(plan, outcome),
@@ -70,8 +76,8 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         client_error,
         summary: measured.summary.clone(),
         histograms: measured.histograms.clone(),
-        series: measured.series.clone(),
-        energy: None,
+        series,
+        energy,
         device_time: outcome.device_time,
         cost: None,
         warnings,

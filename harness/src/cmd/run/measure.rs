@@ -22,6 +22,7 @@ use crate::preflight::{self, Pressure};
 use crate::progress;
 use crate::recorder::{Recorded, Recorder, refold};
 use crate::target::{self, Served, Target};
+use crate::telemetry::{self, Watch};
 use crate::workload::rate::RateCurve;
 use crate::workload::schedule::{OpenLoad, Pace, Requested, Schedule};
 use crate::workload::source::SessionSource;
@@ -55,6 +56,8 @@ pub(super) struct Outcome {
     pub(super) monotonic_start_ns: Option<u64>,
     /// Where the device's time went in the window, for engines of ours.
     pub(super) device_time: Option<DeviceTime>,
+    /// What devices on this host drew.
+    pub(super) watch: Watch,
     /// By the calendar; virtual runs begin at the epoch.
     pub(super) started: jiff::Timestamp,
     /// The same.
@@ -80,11 +83,7 @@ pub(super) async fn measure(
     let preflight = own_error(plan, pressure, clock, &tokenizer).await?;
     backend.prepare(preflight::connections(pressure));
     let mut window = window(plan.warmup_s, prepared.end_s);
-    let timers_s = if clock.is_simulated() {
-        None
-    } else {
-        Some(timer_lateness(clock).await)
-    };
+    let (timers_s, watch) = before_the_load(plan, clock).await?;
     let started = timestamp(clock, jiff::Timestamp::now());
     let started_ns = u64::try_from(started.as_nanosecond()).unwrap_or_default();
     let accumulator = |window| Accumulator::new(window, plan.slo).with_run_start(started_ns);
@@ -113,6 +112,7 @@ pub(super) async fn measure(
     };
     let steps = Steps::watch(&backend, start, window);
     let (ended, interrupted, cpu_cores_used) = drive(driven, load, &recorder).await;
+    let watch = watch.finish();
     let device_time = steps.device_time(&backend, window.seconds());
     let mut recorded = recorder.finish();
     if let Some(load_end) = ended.load_end.filter(|at| at.0 < window.end_ns) {
@@ -134,10 +134,21 @@ pub(super) async fn measure(
         timers_s,
         cpu_cores_used,
         device_time,
+        watch,
         monotonic_start_ns: timers_s.map(|_| clock.monotonic_ns(start)),
         started,
         ended: timestamp(clock, jiff::Timestamp::now()),
     })
+}
+
+/// How late timers are, and what idle devices draw; neither is there in virtual time.
+async fn before_the_load(plan: &Plan, clock: &Clock) -> Result<(Option<(f64, f64)>, Watch)> {
+    if clock.is_simulated() {
+        return Ok((None, Watch::Off));
+    }
+    let watch = telemetry::begin(&plan.probe, &plan.target, clock).await;
+    let watch = watch.context("`--probe`")?;
+    Ok((Some(timer_lateness(clock).await), watch))
 }
 
 /// The engine's step times at both ends of the window.

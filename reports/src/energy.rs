@@ -1,0 +1,395 @@
+//! From samples of power and energy counters to the energy of the measured window.
+//!
+//! Each device gives a curve of joules over time: its counter, with wraps undone, or else the
+//! integral of its power by trapezoids. The energy of a window is the difference of the curve at its
+//! ends, by linear interpolation between the samples around each end.
+//!
+//! Invariant: telemetry that does not cover the window, has gaps over a tenth of it, or a counter
+//! that goes back gives no figure at all, and says why; a device without a figure leaves the sum
+//! without one. What it does not do: estimate, or use a nameplate power.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema::{Rate, SecondPoint, Summary};
+
+mod curve;
+
+pub use curve::{Curve, PowerSample, Span};
+
+/// Energy over the measured window.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Energy {
+    /// Joules in the window, of all devices; null where the telemetry is not good enough.
+    pub joules: Option<f64>,
+    /// What is counted: `chip`, `card` or `node`. Nothing else of the machine is in the figure.
+    pub scope: String,
+    /// Interface and counter or reading.
+    pub source: String,
+    /// `counter`: differences of the devices' own counters. `trapezoid`: sampled power, integrated.
+    #[serde(default)]
+    pub method: String,
+    /// `joules` over the window.
+    #[serde(default)]
+    pub mean_power_w: Option<f64>,
+    /// The largest mean of a second in the window.
+    #[serde(default)]
+    pub max_power_w: Option<f64>,
+    /// Mean power before the load, with the server up.
+    #[serde(default)]
+    pub idle_power_w: Option<f64>,
+    /// How long that was looked at, seconds.
+    #[serde(default)]
+    pub idle_s: f64,
+    /// `joules` less the idle power over the window.
+    #[serde(default)]
+    pub joules_above_idle: Option<f64>,
+    /// `joules` over requests completed in the window.
+    #[serde(default)]
+    pub joules_per_query: Option<f64>,
+    /// `joules` over output tokens in the window.
+    #[serde(default)]
+    pub joules_per_output_token: Option<f64>,
+    /// `joules` over input and output tokens in the window.
+    #[serde(default)]
+    pub joules_per_token: Option<f64>,
+    /// With method `counter`: the same by trapezoids over sampled power, as a check.
+    #[serde(default)]
+    pub joules_by_power: Option<f64>,
+    /// Time between samples as planned, seconds.
+    #[serde(default)]
+    pub period_s: f64,
+    /// Samples in the window, of the device that has fewest.
+    #[serde(default)]
+    pub samples: u64,
+    /// Times in the window without a sample for more than 2.5 periods, of the device with most.
+    #[serde(default)]
+    pub gaps: u64,
+    /// The longest of them, seconds.
+    #[serde(default)]
+    pub longest_gap_s: f64,
+    /// Device by device.
+    #[serde(default)]
+    pub devices: Vec<EnergyDevice>,
+    /// 95 % interval of figures above, by name, carried over from the measured rates.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ci95: BTreeMap<String, (f64, f64)>,
+    /// Why a figure above is null, by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub null_reasons: BTreeMap<String, String>,
+}
+
+/// One device's part.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EnergyDevice {
+    /// Number and name.
+    pub name: String,
+    /// Joules in the window; null where they are counted at another device, or not known.
+    pub joules: Option<f64>,
+    /// Why they are null.
+    pub reason: Option<String>,
+    /// Mean busy share in the window, percent, by the device's own count.
+    pub utilisation_percent: Option<f64>,
+    /// Highest temperature in the window.
+    pub temperature_max_c: Option<f64>,
+    /// Most device memory in use in the window, bytes.
+    pub memory_used_max_bytes: Option<f64>,
+    /// Mean clock in the window, MHz.
+    pub clock_mean_mhz: Option<f64>,
+    /// Share of looks (one a second) that found the device slowed down to keep its limits.
+    pub throttled_share: Option<f64>,
+}
+
+/// What was read of one device.
+#[derive(Debug, Clone, Default)]
+pub struct Track {
+    /// As the report will have it; only the joules are still to be found.
+    pub device: EnergyDevice,
+    /// Its power is counted at another device.
+    pub is_counted_elsewhere: bool,
+    /// In the order of time.
+    pub samples: Vec<PowerSample>,
+    /// Where the counter begins again, joules.
+    pub counter_range_j: Option<f64>,
+    /// Where counter and power are from.
+    pub counter_source: Option<String>,
+    /// The same.
+    pub power_source: Option<String>,
+    /// Why there is no power, if it is known.
+    pub reason: Option<String>,
+}
+
+/// Telemetry of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Telemetry {
+    /// The interface.
+    pub probe: String,
+    /// `chip`, `card` or `node`.
+    pub scope: String,
+    /// Time between samples as planned.
+    pub period_ns: u64,
+    /// The devices.
+    pub tracks: Vec<Track>,
+    /// Before the load.
+    pub idle: Option<Span>,
+    /// The measured window, on the clock of the samples.
+    pub window: Span,
+}
+
+/// What one device came to.
+struct Part {
+    curve: Curve,
+    method: &'static str,
+    source: String,
+    by_power_j: Option<f64>,
+}
+
+/// The energy of the measured window.
+pub fn energy(telemetry: &Telemetry, summary: &Summary) -> Energy {
+    let window = telemetry.window;
+    let mut energy = Energy {
+        scope: telemetry.scope.clone(),
+        source: telemetry.probe.clone(),
+        period_s: telemetry.period_ns as f64 / 1e9,
+        ..Energy::default()
+    };
+    let (parts, failure) = parts(telemetry, &mut energy);
+    count_samples(telemetry, &mut energy);
+    let failure = failure.or_else(|| {
+        parts
+            .is_empty()
+            .then(|| "no device gave power or energy".to_owned())
+    });
+    if let Some(why) = failure {
+        explain_all(&mut energy, &why);
+        return energy;
+    }
+    let methods: Vec<&str> = parts.iter().map(|part| part.method).collect();
+    energy.method = if methods.iter().all(|method| *method == methods[0]) {
+        methods[0].to_owned()
+    } else {
+        "counter and trapezoid".to_owned()
+    };
+    energy.source = format!("{}: {}", telemetry.probe, parts[0].source);
+    let joules = parts.iter().map(|part| part.curve.between(window)).sum();
+    energy.joules = Some(joules);
+    energy.mean_power_w = Some(joules / window.seconds());
+    energy.max_power_w = max_power(&parts, window);
+    energy.joules_by_power = parts.iter().map(|part| part.by_power_j).sum();
+    idle(telemetry, &parts, &mut energy);
+    per_unit(&mut energy, joules, summary);
+    energy
+}
+
+/// The curve of each device that has a power of its own, and why one of them has none.
+fn parts(telemetry: &Telemetry, energy: &mut Energy) -> (Vec<Part>, Option<String>) {
+    let (mut parts, mut failure) = (Vec::new(), None);
+    for track in &telemetry.tracks {
+        let mut device = track.device.clone();
+        if track.is_counted_elsewhere {
+            device.reason.clone_from(&track.reason);
+        } else {
+            match part(track, telemetry) {
+                Ok(part) => {
+                    device.joules = Some(part.curve.between(telemetry.window));
+                    parts.push(part);
+                }
+                Err(why) => {
+                    let why = format!("{}: {why}", device.name);
+                    device.reason = Some(why.clone());
+                    failure = failure.or(Some(why));
+                }
+            }
+        }
+        energy.devices.push(device);
+    }
+    (parts, failure)
+}
+
+fn part(track: &Track, telemetry: &Telemetry) -> Result<Part, String> {
+    let (window, period_ns) = (telemetry.window, telemetry.period_ns);
+    let by_power =
+        Curve::of_power(&track.samples).and_then(|curve| curve.checked_power(window, period_ns));
+    let by_counter = Curve::of_counter(&track.samples, track.counter_range_j)
+        .and_then(|curve| curve.checked_counter(window));
+    let source = |source: &Option<String>| source.clone().unwrap_or_default();
+    match (by_counter, by_power) {
+        (Ok(curve), by_power) => Ok(Part {
+            by_power_j: by_power.ok().map(|curve| curve.between(window)),
+            curve,
+            method: "counter",
+            source: source(&track.counter_source),
+        }),
+        (Err(_), Ok(curve)) => Ok(Part {
+            curve,
+            method: "trapezoid",
+            source: source(&track.power_source),
+            by_power_j: None,
+        }),
+        (Err(counter), Err(power)) => {
+            // Whichever there was once tells more.
+            let why = if track.counter_source.is_some() {
+                counter
+            } else {
+                power
+            };
+            let said = track.reason.as_ref();
+            Err(said.map_or(why.clone(), |said| format!("{why} ({said})")))
+        }
+    }
+}
+
+fn count_samples(telemetry: &Telemetry, energy: &mut Energy) {
+    let own = telemetry
+        .tracks
+        .iter()
+        .filter(|track| !track.is_counted_elsewhere);
+    let mut fewest = None;
+    for track in own {
+        let instants: Vec<u64> = track.samples.iter().map(|sample| sample.at_ns).collect();
+        let inside = |at: &&u64| telemetry.window.contains(**at);
+        let count = instants.iter().filter(inside).count() as u64;
+        fewest = Some(fewest.unwrap_or(u64::MAX).min(count));
+        let gaps = curve::gaps(&instants, telemetry.window, telemetry.period_ns);
+        energy.gaps = energy.gaps.max(gaps.len() as u64);
+        let longest = gaps.iter().map(Span::seconds).fold(0.0, f64::max);
+        energy.longest_gap_s = energy.longest_gap_s.max(longest);
+    }
+    energy.samples = fewest.unwrap_or(0);
+}
+
+fn max_power(parts: &[Part], window: Span) -> Option<f64> {
+    let seconds = seconds_of(window.start_ns, window.seconds() as u64);
+    let watts = seconds.map(|second| mean_power(parts.iter().map(|part| &part.curve), second));
+    watts.flatten().reduce(f64::max)
+}
+
+fn seconds_of(start_ns: u64, count: u64) -> impl Iterator<Item = Span> {
+    const SECOND_NS: u64 = 1_000_000_000;
+    (0..count).map(move |second| Span {
+        start_ns: start_ns + second * SECOND_NS,
+        end_ns: start_ns + (second + 1) * SECOND_NS,
+    })
+}
+
+/// Mean power of all in a span that all of them cover.
+fn mean_power<'a>(curves: impl Iterator<Item = &'a Curve>, span: Span) -> Option<f64> {
+    let watts = curves.map(|curve| {
+        let covered = curve.covers(span);
+        covered.then(|| curve.between(span) / span.seconds())
+    });
+    watts.sum()
+}
+
+fn idle(telemetry: &Telemetry, parts: &[Part], energy: &mut Energy) {
+    /// Less is no baseline.
+    const LEAST_S: f64 = 0.5;
+    let first = parts.iter().map(|part| part.curve.first_ns()).max();
+    let span = telemetry.idle.zip(first).map(|(idle, first_ns)| Span {
+        start_ns: idle.start_ns.max(first_ns),
+        end_ns: idle.end_ns,
+    });
+    let span = span.filter(|span| span.seconds() >= LEAST_S);
+    let watts = span.and_then(|span| mean_power(parts.iter().map(|part| &part.curve), span));
+    energy.idle_power_w = watts;
+    energy.idle_s = span.map_or(0.0, |span| span.seconds());
+    match watts.zip(energy.joules) {
+        Some((watts, joules)) => {
+            energy.joules_above_idle = Some(joules - watts * telemetry.window.seconds());
+        }
+        None => {
+            for key in ["idle_power_w", "joules_above_idle"] {
+                let why = "no half second of telemetry before the load".to_owned();
+                energy.null_reasons.insert(key.to_owned(), why);
+            }
+        }
+    }
+}
+
+/// Joules for one of what was served, with the interval of its rate.
+fn per_unit(energy: &mut Energy, joules: f64, summary: &Summary) {
+    let output = summary.output_tokens as f64;
+    let all = output + summary.input_tokens as f64;
+    let over = |amount: f64| (amount > 0.0).then(|| joules / amount);
+    energy.joules_per_query = over(summary.completed() as f64);
+    energy.joules_per_output_token = over(output);
+    energy.joules_per_token = over(all);
+    let watts = energy.mean_power_w.unwrap_or_default();
+    let mut carry = |key: &str, figure: Option<f64>, rate: Rate, why: &str| {
+        if figure.is_none() {
+            energy.null_reasons.insert(key.to_owned(), why.to_owned());
+        } else if let Some((low, high)) = rate.ci95.filter(|(low, _)| *low > 0.0) {
+            energy
+                .ci95
+                .insert(key.to_owned(), (watts / high, watts / low));
+        }
+    };
+    let why = "no request finished in the measured window";
+    carry(
+        "joules_per_query",
+        energy.joules_per_query,
+        summary.request_rate,
+        why,
+    );
+    let why = "no output token fell in the measured window";
+    let rate = summary.output_tokens_per_s;
+    carry(
+        "joules_per_output_token",
+        energy.joules_per_output_token,
+        rate,
+        why,
+    );
+    if energy.joules_per_token.is_none() {
+        let why = "no token fell in the measured window".to_owned();
+        energy
+            .null_reasons
+            .insert("joules_per_token".to_owned(), why);
+    }
+}
+
+fn explain_all(energy: &mut Energy, why: &str) {
+    for key in [
+        "joules",
+        "mean_power_w",
+        "max_power_w",
+        "idle_power_w",
+        "joules_above_idle",
+        "joules_per_query",
+        "joules_per_output_token",
+        "joules_per_token",
+    ] {
+        energy.null_reasons.insert(key.to_owned(), why.to_owned());
+    }
+}
+
+/// No figure, and why: there is no telemetry at all.
+pub fn none(why: &str) -> Energy {
+    let mut energy = Energy::default();
+    explain_all(&mut energy, why);
+    energy
+}
+
+/// Puts the mean power of each second into the series; `start_ns` is the start of the run on the
+/// clock of the samples. A second that the telemetry does not cover has none.
+pub fn fill_series(telemetry: &Telemetry, start_ns: u64, series: &mut [SecondPoint]) {
+    let own = telemetry
+        .tracks
+        .iter()
+        .filter(|track| !track.is_counted_elsewhere);
+    let curves: Result<Vec<Curve>, String> = own
+        .map(|track| {
+            Curve::of_counter(&track.samples, track.counter_range_j)
+                .or_else(|_| Curve::of_power(&track.samples))
+        })
+        .collect();
+    let Ok(curves) = curves else { return };
+    if curves.is_empty() {
+        return;
+    }
+    for point in series {
+        let second = seconds_of(start_ns + point.t_s * 1_000_000_000, 1).next();
+        point.power_w = second.and_then(|second| mean_power(curves.iter(), second));
+    }
+}
