@@ -8,6 +8,7 @@
 
 pub mod arrivals;
 pub mod cmd;
+pub mod doctor;
 pub mod driver;
 pub mod gate;
 pub mod host;
@@ -25,3 +26,8 @@ pub mod target;
 pub mod telemetry;
 pub mod units;
 pub mod workload;
+
+/// Optional features that are compiled in.
+pub fn compiled_features() -> Vec<&'static str> {
+    Vec::new()
+}

@@ -30,7 +30,7 @@ pub fn raise_file_limit() -> Option<u64> {
 }
 
 /// Ports that connections to one server can come from.
-fn ports() -> Option<u64> {
+pub fn ports() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     port_count(&text)
 }

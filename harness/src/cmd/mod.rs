@@ -6,6 +6,7 @@
 
 mod curve;
 mod devices;
+mod doctor;
 mod gate;
 mod generate;
 mod mock;
@@ -57,6 +58,8 @@ enum Command {
     Mock(Box<mock::MockArgs>),
     /// Render a result folder again from its report.json
     Report(report::ReportArgs),
+    /// What is compiled in, and what would make measurements here unreliable
+    Doctor(doctor::DoctorArgs),
     /// Price sheets: list, print, check
     Prices(prices::PricesArgs),
     /// Print shell completions
@@ -103,6 +106,7 @@ impl Cli {
             Command::Gate(args) => gate::run(&args),
             Command::Mock(args) => mock::run(&args),
             Command::Report(args) => report::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Prices(args) => prices::run(&args),
             Command::Completions { shell } => completions(shell),
         };

@@ -16,6 +16,7 @@ use reports::{Accumulator, Window};
 use tokio::sync::watch;
 
 use crate::cmd::{interrupt, note};
+use crate::doctor::timer_lateness;
 use crate::driver::{self, Ended, Load, LoadPlan, Users};
 use crate::plan::{LoadKind, Plan};
 use crate::preflight::{self, Pressure};
@@ -404,23 +405,6 @@ fn listen_for_signals(
         #[expect(clippy::exit, reason = "the user asked twice")]
         std::process::exit(130);
     }))
-}
-
-/// How late the clock's own timers are on this machine, idle: p50 and p99 in seconds.
-async fn timer_lateness(clock: &Clock) -> (f64, f64) {
-    const TIMERS: usize = 100;
-    let mut late = Vec::with_capacity(TIMERS);
-    for _ in 0..TIMERS {
-        let deadline = clock.now().plus(Nanos(2_000_000));
-        clock.sleep_until(deadline).await;
-        late.push(clock.now().since(deadline).0);
-    }
-    late.sort_unstable();
-    let at = |quantile| reports::stats::nearest_rank(&late, quantile).unwrap_or_default() as f64;
-    (
-        at(reports::stats::Quantile::P50) / 1e9,
-        at(reports::stats::Quantile::P99) / 1e9,
-    )
 }
 
 /// Runs in virtual time begin at the epoch, so that two of them are equal.
