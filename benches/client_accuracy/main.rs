@@ -99,7 +99,12 @@ const TOKENS: u32 = 64;
 const ANSWER_S: f64 = 0.05 + 63.0 * 0.02;
 
 fn main() -> Result<()> {
-    let options = Options::parse();
+    let mut options = Options::parse();
+    // Cargo starts benches in their package, people name paths from the checkout.
+    if !options.weighbridge.exists() {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        options.weighbridge = checkout.join(&options.weighbridge);
+    }
     if let Some(server) = options.floor {
         return floor_process(&options, server);
     }
