@@ -16,6 +16,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use crate::schema::Slo;
 use crate::subject::{Basis, Better, Source, Subject, SubjectFigure, figures};
 
 /// Version of the JSON of a [`Comparison`].
@@ -318,9 +319,12 @@ fn unlike(reference: &Subject, other: &Subject, notes: &mut Vec<String>) -> Vec<
         Likeness::Different(a, b) => differ(Aspect::Model, &a, &b),
     }
     let goodput = |subject: &Subject| subject.figures.contains_key("goodput_rate");
-    let slos = (reference.workload.slo, other.workload.slo);
-    if goodput(reference) && goodput(other) && slos.0 != slos.1 {
-        differ(Aspect::Slo, &slo_words(slos.0), &slo_words(slos.1));
+    if goodput(reference) && goodput(other) {
+        match (reference.workload.slo, other.workload.slo) {
+            (Some(a), Some(b)) if a != b => differ(Aspect::Slo, &slo_words(a), &slo_words(b)),
+            (Some(_), Some(_)) => {}
+            _ => notes.push(unchecked("SLO", reference, other)),
+        }
     }
     let (differences, unknown) = loads(reference, other);
     if !differences.is_empty() {
@@ -342,10 +346,7 @@ fn unchecked(what: &str, reference: &Subject, other: &Subject) -> String {
     )
 }
 
-fn slo_words(slo: Option<crate::schema::Slo>) -> String {
-    let Some(slo) = slo else {
-        return "no stated SLO".to_owned();
-    };
+fn slo_words(slo: Slo) -> String {
     let limits = [
         ("ttft", slo.ttft_s),
         ("tpot", slo.tpot_s),
@@ -499,11 +500,23 @@ fn general_notes(subjects: &[Subject]) -> Vec<String> {
                 .to_owned(),
         );
     }
-    for subject in subjects {
-        let told = subject.notes.iter();
-        notes.extend(told.map(|note| format!("`{}`: {note}", subject.label)));
-    }
+    notes.extend(told(subjects));
     notes
+}
+
+/// What the subjects say themselves; what several say is said once.
+fn told(subjects: &[Subject]) -> Vec<String> {
+    let mut told: Vec<(&str, Vec<&str>)> = Vec::new();
+    for subject in subjects {
+        for note in &subject.notes {
+            match told.iter_mut().find(|(known, _)| known == note) {
+                Some((_, labels)) => labels.push(&subject.label),
+                None => told.push((note, vec![&subject.label])),
+            }
+        }
+    }
+    let line = |(note, labels): (&str, Vec<&str>)| format!("`{}`: {note}", labels.join("`, `"));
+    told.into_iter().map(line).collect()
 }
 
 fn rows(subjects: &[Subject], reference: usize) -> Vec<Row> {

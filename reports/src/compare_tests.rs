@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::schema::Slo;
 
 fn figure(value: f64, ci95: Option<(f64, f64)>) -> SubjectFigure {
     SubjectFigure {
@@ -13,6 +12,14 @@ fn figure(value: f64, ci95: Option<(f64, f64)>) -> SubjectFigure {
     }
 }
 
+fn slo(ttft_s: f64) -> Option<Slo> {
+    Some(Slo {
+        ttft_s: Some(ttft_s),
+        tpot_s: None,
+        e2e_s: None,
+    })
+}
+
 fn subject(label: &str) -> Subject {
     let mut subject = Subject::new(Source::Weighbridge, label);
     subject.model.name = Some("ref-135m".to_owned());
@@ -20,6 +27,7 @@ fn subject(label: &str) -> Subject {
     subject.workload.name = Some("doubao-chat".to_owned());
     subject.workload.schedule_hash = Some("9b1c".to_owned());
     subject.workload.seed = Some(7);
+    subject.workload.slo = slo(2.0);
     let rate = figure(10.0, Some((9.0, 11.0)));
     subject
         .figures
@@ -46,7 +54,8 @@ fn refused(change: impl Fn(&mut Subject)) -> Vec<&'static str> {
 #[test]
 fn what_is_not_alike_is_refused() {
     type Change = fn(&mut Subject);
-    let cases: [(&[&str], Change); 13] = [
+    let cases: [(&[&str], Change); 14] = [
+        (&[], |other| other.workload.slo = None),
         (&[], |_| {}),
         (&[], |other| {
             other.device = Some("another device".to_owned())
@@ -71,22 +80,14 @@ fn what_is_not_alike_is_refused() {
         }),
         (&["definitions"], |other| other.source = Source::Vllm),
         (&["slo"], |other| {
-            other.workload.slo = Some(Slo {
-                ttft_s: Some(1.0),
-                tpot_s: None,
-                e2e_s: None,
-            });
+            other.workload.slo = slo(1.0);
         }),
         (&["simulated", "model"], |other| {
             other.basis = Basis::Simulated;
             other.model.name = Some("qwen".to_owned());
         }),
         (&[], |other| {
-            other.workload.slo = Some(Slo {
-                ttft_s: Some(1.0),
-                tpot_s: None,
-                e2e_s: None,
-            });
+            other.workload.slo = slo(1.0);
             other.figures.remove("goodput_rate");
         }),
     ];

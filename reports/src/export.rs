@@ -3,7 +3,8 @@
 //! Invariant: figures are made by the formulas of `dialect` from the requests that were intended in
 //! the window, so that a tool's reader, and our own import, finds what that tool would have said.
 //! What a tool's file has and a run of ours has not (generated texts, its command line) is left
-//! out. What it does not do: read or write files.
+//! out; that a run is simulated or INVALID stands under `weighbridge`, so that no export launders
+//! it. What it does not do: read or write files.
 
 mod aiperf;
 mod csv;
@@ -12,6 +13,8 @@ mod vllm;
 
 use std::fmt;
 use std::str::FromStr;
+
+use serde_json::{Value, json};
 
 use crate::dialect::{Dialect, linear, values_s};
 use crate::record::{Outcome, RequestRecord};
@@ -108,9 +111,27 @@ pub fn files(format: Format, report: &Report, records: &[RequestRecord]) -> Vec<
     }
 }
 
-fn pretty(value: &serde_json::Value) -> String {
+fn pretty(value: &Value) -> String {
     let text = serde_json::to_string_pretty(value).expect("JSON values can be written");
     text + "\n"
+}
+
+/// What the tool's format has no place for, and a comparison must know.
+fn identity(report: &Report) -> Value {
+    let simulated = report.target.virtual_time || report.target.kind == "simulated";
+    json!({
+        "version": report.run.tool_version,
+        "basis": if simulated { "simulated" } else { "measured" },
+        "invalid": report.validity.reasons,
+        "schedule_hash": report.run.schedule_hash,
+        "slo": report.workload.slo,
+        "device": report.target.device,
+        "model": report.model.name,
+        "tokenizer": report.model.tokenizer,
+        "rate": report.workload.target_rate,
+        "concurrency": report.workload.users,
+        "seed": report.run.seed,
+    })
 }
 
 /// Values of a figure over the requests that finished.

@@ -15,7 +15,7 @@ mod vllm;
 use serde_json::Value;
 
 use crate::schema::{Report, SCHEMA_VERSION};
-use crate::subject::{SUBJECT_FORMAT, SUBJECT_SCHEMA_VERSION, Subject};
+use crate::subject::{Basis, SUBJECT_FORMAT, SUBJECT_SCHEMA_VERSION, Subject};
 
 /// What is accepted, in words.
 pub const ACCEPTED: &str = "a result folder or `report.json` of weighbridge, the output of \
@@ -27,7 +27,7 @@ pub const ACCEPTED: &str = "a result folder or `report.json` of weighbridge, the
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// Cut off, or not JSON at all.
-    #[error("not whole JSON: {0}")]
+    #[error("not whole JSON, or not as its format has it")]
     Json(#[from] serde_json::Error),
     /// Nobody's that is known here.
     #[error("the JSON has no known shape\n\nhint: accepted are {ACCEPTED}")]
@@ -125,6 +125,22 @@ fn own(value: &Value) -> Result<Subject, ImportError> {
 fn neutral(value: &Value) -> Result<Subject, ImportError> {
     check_version(value, "the subject", SUBJECT_SCHEMA_VERSION)?;
     Ok(serde_json::from_value(value.clone())?)
+}
+
+/// What our exports say of the run beside the other tool's fields.
+fn add_identity(subject: &mut Subject, value: &Value) {
+    let own = &value["weighbridge"];
+    if own["basis"] == "simulated" {
+        subject.basis = Basis::Simulated;
+    }
+    let reasons = own["invalid"].as_array().into_iter().flatten();
+    let reasons = reasons.filter_map(Value::as_str).map(ToOwned::to_owned);
+    subject.invalid.extend(reasons);
+    subject.workload.schedule_hash = field::text(own, "/schedule_hash");
+    subject.workload.slo = serde_json::from_value(own["slo"].clone()).unwrap_or_default();
+    if subject.device.is_none() {
+        subject.device = field::text(own, "/device");
+    }
 }
 
 /// A subject, if it has a figure.

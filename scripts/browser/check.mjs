@@ -80,7 +80,7 @@ const interactions = async (file, page) => {
     await reset.click();
     assert.ok(!(await zoomed()), `${id}: reset shows all`);
 
-    await svg.focus();
+    await svg.evaluate((node) => node.focus());
     await page.keyboard.press('ArrowRight');
     assert.match(await said(), /\d/, `${id}: arrow keys read values out`);
 

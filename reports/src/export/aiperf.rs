@@ -79,14 +79,7 @@ pub(super) fn summary(report: &Report, records: &[&RequestRecord]) -> Value {
     put("was_cancelled", json!(report.run.incomplete));
     put("start_time", json!(report.run.start));
     put("end_time", json!(report.run.end));
-    let identity = json!({
-        "model": report.model.name,
-        "tokenizer": report.model.tokenizer,
-        "rate": report.workload.target_rate,
-        "concurrency": report.workload.users,
-        "seed": report.run.seed,
-    });
-    put("weighbridge", identity);
+    put("weighbridge", super::identity(report));
     Value::Object(summary)
 }
 

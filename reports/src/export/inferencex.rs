@@ -40,6 +40,7 @@ pub(super) fn row(report: &Report, records: &[&RequestRecord]) -> Value {
         "tput_per_gpu": each(totals.input + totals.output),
         "output_tput_per_gpu": each(totals.output),
         "input_tput_per_gpu": each(totals.input),
+        "weighbridge": super::identity(report),
     });
     let fields = row.as_object_mut().expect("an object was made");
     for (key, name) in SUMMARIES {

@@ -43,6 +43,7 @@ pub(super) fn result(report: &Report, records: &[&RequestRecord]) -> Value {
         "request_goodput": good,
         "output_throughput": found.output_tokens_per_s,
         "total_token_throughput": per_second(totals.input + totals.output, found.duration_s),
+        "weighbridge": super::identity(report),
     });
     let result_fields = result.as_object_mut().expect("an object was made");
     add_lists(result_fields, records);

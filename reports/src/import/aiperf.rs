@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::field::{count, first_text, number, text};
-use super::{ImportError, with_figures};
+use super::{ImportError, add_identity, with_figures};
 use crate::schema::Metric;
 use crate::subject::{STATISTICS, Source, Subject, latency_key};
 
@@ -96,5 +96,6 @@ pub(super) fn subject(value: &Value) -> Result<Subject, ImportError> {
             .notes
             .push(format!("{failed} requests failed and are in no latency"));
     }
+    add_identity(&mut subject, value);
     with_figures(subject, "AIPerf")
 }

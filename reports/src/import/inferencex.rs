@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use super::field::{count, first_text, number, text};
-use super::{ImportError, with_figures};
+use super::{ImportError, add_identity, with_figures};
 use crate::schema::Metric;
 use crate::subject::{Source, Subject, latency_key};
 
@@ -52,6 +52,7 @@ pub(super) fn subject(value: &Value) -> Result<Subject, ImportError> {
             .notes
             .push(format!("speculative decoding: {method}"));
     }
+    add_identity(&mut subject, value);
     with_figures(subject, "InferenceX")
 }
 

@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 use super::field::{count, number, text};
-use super::{ImportError, with_figures};
+use super::{ImportError, add_identity, with_figures};
 use crate::schema::Metric;
 use crate::subject::{Source, Subject, latency_key};
 
@@ -29,8 +29,9 @@ pub(super) const STATISTICS: [(&str, &str); 6] = [
 pub(super) fn subject(value: &Value) -> Result<Subject, ImportError> {
     let model = text(value, "/model_id");
     let backend = text(value, "/backend").or_else(|| text(value, "/endpoint_type"));
-    let names = [text(value, "/label"), model.clone(), backend];
-    let label: Vec<String> = names.into_iter().flatten().collect();
+    let own = text(value, "/label").or_else(|| text(value, "/backend"));
+    let own = own.or_else(|| text(value, "/endpoint_type"));
+    let label: Vec<String> = [own, model.clone()].into_iter().flatten().collect();
     let mut subject = Subject::new(Source::Vllm, label.join(" "));
     subject.model.name = model;
     subject.model.tokenizer = text(value, "/tokenizer_id");
@@ -65,5 +66,6 @@ pub(super) fn subject(value: &Value) -> Result<Subject, ImportError> {
             .notes
             .push(format!("{failed} requests failed and are in no figure"));
     }
+    add_identity(&mut subject, value);
     with_figures(subject, "vllm")
 }

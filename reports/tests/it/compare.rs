@@ -4,7 +4,7 @@ use reports::compare::{Aspect, Comparison, Finding, compare};
 use reports::dialect::{self, Dialect};
 use reports::export::{self, Format};
 use reports::render::{self, Style};
-use reports::subject::{Source, Subject};
+use reports::subject::{Basis, Source, Subject};
 use reports::{Report, RequestRecord, cost, import};
 
 use crate::synthetic::{self, Story};
@@ -156,6 +156,11 @@ fn an_export_is_read_with_the_figures_of_its_dialect() {
         assert_eq!(subject.source, source);
         assert_eq!(subject.model.name.as_deref(), Some("ref-135m"));
         assert_eq!(subject.workload.target_rate, Some(7.0));
+        assert_eq!(
+            subject.basis,
+            Basis::Simulated,
+            "an export does not launder it"
+        );
         close(value(&subject, "request_rate"), Some(figures.request_rate));
         close(
             value(&subject, "output_tokens_per_s"),
@@ -168,6 +173,18 @@ fn an_export_is_read_with_the_figures_of_its_dialect() {
             close(value(&subject, &format!("{name}.p50")), metric.p50_s);
             close(value(&subject, &format!("{name}.p99")), metric.p99_s);
         }
+    }
+}
+
+#[test]
+fn an_invalid_run_stays_invalid_in_every_format() {
+    let report = synthetic::report(Story::Overloaded, "ref-135m");
+    let records = synthetic::records(Story::Overloaded);
+    for format in [Format::Vllm, Format::Aiperf, Format::Inferencex] {
+        let files = export::files(format, &report, &records);
+        let found = import::subjects(&files[0].text).expect("our own export");
+        assert_eq!(found[0].invalid, report.validity.reasons, "{format}");
+        assert_eq!(found[0].workload.slo, report.workload.slo);
     }
 }
 

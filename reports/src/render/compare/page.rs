@@ -15,7 +15,8 @@ use crate::schema::Metric;
 use crate::subject::{Basis, FigureKind, LATENCIES, Subject, Unit, latency_key};
 
 use super::{
-    about, break_even_text, letter, name, ratio_text, rows, tolerated, value, value_interval, word,
+    about, break_even_text, letter, name, ratio_text, rows, short_name, tolerated, value,
+    value_interval, word,
 };
 
 /// Colours there are.
@@ -147,7 +148,7 @@ fn cards(comparison: &Comparison) -> Vec<Card> {
         let interval = value_interval(kind.unit, &held.figure);
         Some(Card {
             label: Label::defined(
-                format!("{} of {}", kind.name, letter(comparison.reference)),
+                format!("{}: {}", letter(comparison.reference), short_name(kind)),
                 figure_term(kind),
             ),
             figure: Figure {
