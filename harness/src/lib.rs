@@ -22,6 +22,7 @@ pub mod random;
 pub mod recorder;
 pub mod scenario;
 pub mod serve;
+pub mod subjects;
 pub mod target;
 pub mod telemetry;
 pub mod units;

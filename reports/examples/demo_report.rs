@@ -1,8 +1,11 @@
-//! Writes the made-up report of the tests: `demo_report DIR [steady|overloaded]`.
+//! Writes the made-up report of the tests: `demo_report DIR [steady|overloaded]`, and the two stories
+//! side by side as `compare.html`.
 
 use std::path::Path;
 
+use reports::compare::{Aspect, compare};
 use reports::render::{self, Style};
+use reports::subject::Subject;
 
 #[path = "../tests/it/synthetic.rs"]
 mod synthetic;
@@ -27,6 +30,14 @@ fn main() -> std::io::Result<()> {
     std::fs::write(
         directory.join("report.txt"),
         render::terminal(&report, Style::Ansi),
+    )?;
+    let stories = [synthetic::Story::Steady, synthetic::Story::Overloaded];
+    let subjects = stories.map(|story| Subject::from(&synthetic::report(story, "ref-135m")));
+    let found_both = compare(subjects.into(), 0, &[Aspect::Invalid]);
+    let found_both = found_both.map_err(std::io::Error::other)?;
+    std::fs::write(
+        directory.join("compare.html"),
+        render::comparison_html(&found_both),
     )?;
     std::fs::write(directory.join("latency.hlog"), found.interval_log)
 }

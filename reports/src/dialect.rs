@@ -385,6 +385,22 @@ pub fn figures<'a>(
     }
 }
 
+/// The values of one request in seconds, by the tool's name of the figure.
+pub(crate) fn values_s(
+    dialect: Dialect,
+    record: &RequestRecord,
+) -> impl Iterator<Item = (&'static str, Vec<f64>)> {
+    let figures = dialect.definition().figures;
+    figures.iter().map(|&(name, formula)| {
+        let mut values = Vec::new();
+        add_values(record, formula, &mut values);
+        for value in &mut values {
+            *value /= SECOND_NS as f64;
+        }
+        (name, values)
+    })
+}
+
 fn metric(name: &'static str, mut values: Vec<f64>) -> DialectMetric {
     values.sort_unstable_by(f64::total_cmp);
     let seconds = |ns: f64| ns / SECOND_NS as f64;
@@ -402,7 +418,7 @@ fn metric(name: &'static str, mut values: Vec<f64>) -> DialectMetric {
 }
 
 /// A quantile between the two nearest ranks, as numpy's default has it.
-fn linear(sorted: &[f64], quantile: f64) -> Option<f64> {
+pub(crate) fn linear(sorted: &[f64], quantile: f64) -> Option<f64> {
     let place = quantile * (sorted.len().checked_sub(1)?) as f64;
     let low = sorted[place.floor() as usize];
     let high = sorted[place.ceil() as usize];

@@ -16,6 +16,9 @@
 //! - [`drift`] says whether a window is steady.
 //! - [`dialect`] says a run in the definitions of other tools.
 //! - [`gate`] says whether one side of a comparison is worse than the other.
+//! - [`compare`] holds subjects side by side; [`subject`] is one side, [`import`] reads other
+//!   tools' results as subjects.
+//! - [`export`] writes a run as other tools do.
 //! - [`goodness`] tests whether a sample fits a law; [`fit`] is what such tests found.
 //! - [`load_curve`] holds runs at several loads.
 //! - [`preflight`] holds the client's own error against the figures.
@@ -24,20 +27,24 @@
 
 pub mod accumulate;
 pub mod capacity;
+pub mod compare;
 pub mod cost;
 pub mod dialect;
 pub mod drift;
 pub mod energy;
+pub mod export;
 pub mod fit;
 pub mod gate;
 pub mod goodness;
 pub mod histogram;
+pub mod import;
 pub mod load_curve;
 pub mod preflight;
 pub mod record;
 pub mod render;
 pub mod schema;
 pub mod stats;
+pub mod subject;
 pub mod validity;
 
 pub use accumulate::{Accumulator, Measurements, MetricDrift, Window};

@@ -1,29 +1,36 @@
 //! Reports for people: terminal summary, Markdown, HTML.
 //!
-//! Invariant: every renderer is a function of the [`Report`] alone, and no figure is shown that a
-//! script could not derive from `report.json`. What it does not do: write files, or find out
+//! Invariant: every renderer is a function of the [`Report`] (or the [`Comparison`]) alone, and no
+//! figure is shown that a script could not derive from its JSON. What it does not do: write files, or find out
 //! whether there is a terminal; the caller does both.
 
 mod axis;
+mod bars;
+mod compare;
 mod curve;
+mod definitions;
 mod dialect;
+mod drawn;
 mod energy;
 mod fit;
 mod format;
 mod gate;
-mod html;
 mod junit;
 mod markdown;
+mod page;
 mod plot;
+mod run_page;
 mod sections;
 mod svg;
 mod terminal;
 mod timeline;
 mod view;
 
+use crate::compare::Comparison;
 use crate::dialect::DialectFigures;
 use crate::fit::Fit;
 use crate::gate::GateReport;
+use crate::histogram::LatencyHistogram;
 use crate::load_curve::LoadCurve;
 use crate::schema::Report;
 
@@ -78,7 +85,27 @@ pub fn markdown(report: &Report) -> String {
 
 /// `report.html`: self-contained, fetches nothing.
 pub fn html(report: &Report) -> String {
-    html::html(report)
+    run_page::html(report)
+}
+
+/// Subjects side by side, for a terminal.
+pub fn comparison(comparison: &Comparison, style: Style) -> String {
+    compare::terminal(comparison, style)
+}
+
+/// The same for a pull request or a wiki.
+pub fn comparison_markdown(comparison: &Comparison) -> String {
+    compare::markdown(comparison)
+}
+
+/// The same as a page of its own, with plots.
+pub fn comparison_html(comparison: &Comparison) -> String {
+    compare::html(comparison)
+}
+
+/// `(quantile, seconds)` as far into the tail as this many requests reach.
+pub(crate) fn percentile_curve(histogram: &LatencyHistogram, requests: u64) -> Vec<(f64, f64)> {
+    plot::curve(histogram, &axis::Axis::tail(requests))
 }
 
 /// A load curve for a terminal.

@@ -4,6 +4,7 @@
 //! of the contract (0 done and VALID, 1 INVALID or a regression, 2 a mistake or an I/O error, 3 an
 //! inconclusive gate, 130 interrupted).
 
+mod compare;
 mod curve;
 mod devices;
 mod doctor;
@@ -62,6 +63,12 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Price sheets: list, print, check
     Prices(prices::PricesArgs),
+    /// A result as vLLM, AIPerf or InferenceX write theirs, or as CSV
+    Export(report::ExportArgs),
+    /// Results side by side, with intervals: ours, vLLM's, AIPerf's, GuideLLM's, llama-bench's
+    Compare(compare::CompareArgs),
+    /// Another tool's result as a file that compare reads
+    Import(compare::ImportArgs),
     /// Print shell completions
     Completions {
         /// For which shell
@@ -108,6 +115,9 @@ impl Cli {
             Command::Report(args) => report::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Prices(args) => prices::run(&args),
+            Command::Export(args) => report::export(&args),
+            Command::Compare(args) => compare::run(&args),
+            Command::Import(args) => compare::import(&args),
             Command::Completions { shell } => completions(shell),
         };
         match ended {

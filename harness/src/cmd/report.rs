@@ -1,4 +1,5 @@
-//! `weighbridge report`: everything that derives from `report.json`, once more.
+//! `weighbridge report` and `export`: everything that derives from `report.json`, once more, and the
+//! run as other tools write theirs.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +7,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use reports::cost::{self, Measured};
 use reports::dialect::{self, Dialect};
-use reports::{Report, Window, render};
+use reports::export::Format;
+use reports::{Report, Window, export, render};
 
 use super::{Ending, print, wants_colour};
 use crate::gate::stored::read_report;
@@ -88,6 +90,32 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ending> {
     match args.dialect {
         Some(dialect) => show_dialect(dialect, &report, &args.dir, args.json)?,
         None => show(&report, args.json)?,
+    }
+    Ok(Ending::Done)
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Result folder
+    dir: PathBuf,
+    /// vllm, aiperf, inferencex (each in its own definitions) or csv (ours)
+    #[arg(long, value_name = "FORMAT")]
+    format: Format,
+    /// Folder for the files [default: the result folder]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+pub(super) fn export(args: &ExportArgs) -> Result<Ending> {
+    let report = read_report(&args.dir.join("report.json"))?;
+    let path = args.dir.join("requests.jsonl");
+    let records = read_records(&path).with_context(|| format!("`{}`", path.display()))?;
+    let folder = args.out.as_ref().unwrap_or(&args.dir);
+    std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
+    for file in export::files(args.format, &report, &records) {
+        let path = folder.join(file.name);
+        std::fs::write(&path, file.text).with_context(|| format!("`{}`", path.display()))?;
+        print(&format!("{}\n", path.display()))?;
     }
     Ok(Ending::Done)
 }

@@ -1,6 +1,7 @@
 //! The real binary, end to end: what a user sees, what lands on disk, and what goes wrong.
 
 mod command;
+mod compare;
 mod cost;
 mod energy;
 #[path = "../../../backends/tests/it/fakes.rs"]

@@ -24,6 +24,21 @@ const spoken = plots.filter((plot) => plot.querySelector('output').textContent.t
 root.dataset.plots = plots.length;
 root.dataset.spoken = spoken.length;
 root.dataset.wide = root.scrollWidth > innerWidth;
+const term = document.querySelector('a.term');
+term.click();
+const card = document.getElementById('definition');
+root.dataset.defined = card.matches(':popover-open') && card.textContent.length > 40;
+const first = plots[0].querySelector('svg');
+const area = first.getBoundingClientRect();
+const at = (type, share) => first.dispatchEvent(new PointerEvent(type, {
+  clientX: area.left + share * area.width, clientY: area.top + 20, button: 0, pointerType: 'mouse', pointerId: 1, bubbles: true,
+}));
+first.setPointerCapture = () => {};
+at('pointerdown', 0.4); at('pointermove', 0.6); at('pointerup', 0.6);
+const reset = plots[0].querySelector('.reset');
+root.dataset.zoomed = !reset.hidden;
+reset.click();
+root.dataset.unzoomed = reset.hidden;
 </script></body>";
 
 fn browser() -> Option<&'static str> {
@@ -87,4 +102,7 @@ fn the_page_works_in_a_browser() {
         "the page scrolls sideways"
     );
     assert!(said("theme").is_some(), "the theme can be switched");
+    for what in ["defined", "zoomed", "unzoomed"] {
+        assert_eq!(said(what).as_deref(), Some("true"), "{what}");
+    }
 }

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::format::significant;
+use super::format::{duration, significant};
 
 /// How values are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Share,
     /// Anything counted.
     Count,
+    /// Watts.
+    Power,
 }
 
 /// One axis.
@@ -131,6 +133,19 @@ impl Axis {
             Kind::Quantile => format!("p{}", plain(value * 100.0)),
             Kind::Share => format!("{} %", plain(value * 100.0)),
             Kind::Count => plain(value),
+            Kind::Power => format!("{} W", plain(value)),
+        }
+    }
+
+    /// A value in a table.
+    pub(super) fn words(&self, value: f64) -> String {
+        match self.kind {
+            Kind::Latency => duration(value),
+            Kind::Elapsed => format!("{} s", plain(value)),
+            Kind::Quantile => self.label(value),
+            Kind::Share => format!("{:.2} %", value * 100.0),
+            Kind::Count => significant(value),
+            Kind::Power => format!("{} W", significant(value)),
         }
     }
 }

@@ -120,6 +120,7 @@ pub(super) fn section(report: &Report) -> Option<Section> {
     }
     rows.extend(energy.devices.iter().map(device));
     Some(Section {
+        id: "energy",
         title: "Energy",
         rows,
     })

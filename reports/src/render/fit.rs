@@ -4,16 +4,13 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
-
-use crate::fit::{Evidence, Fit, FitPlot, FitScale, FitShape};
+use crate::fit::{Check, Evidence, Fact, Fit, FitPlot, FitScale, FitShape};
 
 use super::Style;
 use super::axis::{Axis, Kind, Scale};
-use super::html::{Drawn, SCRIPT, STYLE, drawn, filled};
+use super::page::{Banner, Block, Cell, Label, Look, Page, Part, Table, Tone, plots};
 use super::plot::{Plot, Series, Shape};
-
-const TEMPLATE: &str = include_str!("../../templates/fit.html.jinja");
+use super::view::Figure;
 
 /// A table for a terminal, at most 100 columns wide.
 pub(super) fn terminal(fit: &Fit, style: Style) -> String {
@@ -69,51 +66,90 @@ fn evidence(evidence: Evidence) -> String {
     }
 }
 
-#[derive(Serialize)]
-struct Page<'a> {
-    fit: &'a Fit,
-    verdict: &'static str,
-    rows: Vec<Row<'a>>,
-    threshold: String,
-    plots: Vec<Drawn>,
-    style: &'static str,
-    script: &'static str,
-}
-
-#[derive(Serialize)]
-struct Row<'a> {
-    group: &'static str,
-    what: &'a str,
-    found: &'a str,
-    expected: &'a str,
-    evidence: String,
-    passed: bool,
-}
-
 /// A page of its own.
 pub(super) fn html(fit: &Fit) -> String {
-    let row = |check: &'_ crate::fit::Check| (check.group, evidence(check.evidence), check.passed);
-    let rows = fit.checks.iter().map(|check| {
-        let (group, evidence, passed) = row(check);
-        Row {
-            group,
-            what: &check.what,
-            found: &check.found,
-            expected: &check.expected,
-            evidence,
-            passed,
-        }
-    });
-    let page = Page {
-        fit,
-        verdict: verdict(fit.passed),
-        rows: rows.collect(),
-        threshold: format!("{:.1e}", fit.threshold),
-        plots: fit.plots.iter().map(|plot| drawn(plotted(plot))).collect(),
-        style: STYLE,
-        script: SCRIPT,
+    let failed = fit.checks.iter().filter(|check| !check.passed);
+    let reason = |check: &Check| {
+        format!(
+            "{}: {} is {}, expected {} ({})",
+            check.group,
+            check.what,
+            check.found,
+            check.expected,
+            evidence(check.evidence)
+        )
     };
-    filled("fit.html", TEMPLATE, page)
+    let fine = "The generated load fits its specification.";
+    let note = format!(
+        "A test fails below p = {:.1e}; a right generator fails one check in a thousand.",
+        fit.threshold
+    );
+    let checks = vec![checks(fit), Block::Note(note)];
+    let plots = plots(fit.plots.iter().map(plotted).collect());
+    let parts = plots.map(|plots| Part::new("plots", "Plots", vec![plots]));
+    let page = Page {
+        heading: vec![fit.workload.clone()],
+        subtitle: fit.sample.clone(),
+        banner: Banner {
+            tone: if fit.passed { Tone::Good } else { Tone::Bad },
+            word: verdict(fit.passed).to_owned(),
+            text: if fit.passed { fine } else { "" }.to_owned(),
+            reasons: failed.map(reason).collect(),
+        },
+        warnings: Vec::new(),
+        cards: Vec::new(),
+        parts: parts
+            .into_iter()
+            .chain([
+                Part::new("checks", "Checks", checks),
+                Part::new("sample", "Sample", vec![facts(fit)]),
+            ])
+            .collect(),
+        panels: Vec::new(),
+        tail: Vec::new(),
+        source: "a generated schedule",
+    };
+    page.html()
+}
+
+fn checks(fit: &Fit) -> Block {
+    let row = |check: &Check| {
+        let tone = if check.passed { Tone::Plain } else { Tone::Bad };
+        let word = if check.passed { "pass" } else { "FAIL" };
+        let cells = [
+            (check.found.clone(), Tone::Plain),
+            (check.expected.clone(), Tone::Plain),
+            (evidence(check.evidence), Tone::Plain),
+            (word.to_owned(), tone),
+        ];
+        let cell = |(text, tone)| Cell {
+            figure: Figure::plain(text),
+            tone,
+        };
+        let label = Label::plain(check.what.clone()).with_note(check.group);
+        (label, cells.map(cell).into())
+    };
+    Block::Table(Table {
+        name: "Checks".to_owned(),
+        look: Look::Wide,
+        heads: ["Check", "found", "expected", "evidence", "verdict"]
+            .map(Label::plain)
+            .into(),
+        rows: fit.checks.iter().map(row).collect(),
+    })
+}
+
+fn facts(fit: &Fit) -> Block {
+    let row = |fact: &Fact| {
+        let cell = Cell::from(Figure::plain(fact.value.clone()));
+        (Label::plain(fact.name), vec![cell])
+    };
+    Block::Table(Table {
+        name: "Sample".to_owned(),
+        look: Look::Rows,
+        heads: Vec::new(),
+        rows: fit.facts.iter().map(row).collect(),
+    })
 }
 
 fn plotted(plot: &FitPlot) -> Plot {
@@ -124,7 +160,7 @@ fn plotted(plot: &FitPlot) -> Plot {
     let series = (1..)
         .zip(&plot.series)
         .map(|(slot, (name, shape, points))| Series {
-            name,
+            name: (*name).to_owned(),
             slot,
             shape: match shape {
                 FitShape::Line => Shape::Line,
@@ -145,6 +181,7 @@ fn plotted(plot: &FitPlot) -> Plot {
         series: series.collect(),
         shades: Vec::new(),
         marks: Vec::new(),
+        levels: Vec::new(),
     }
 }
 

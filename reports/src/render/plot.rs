@@ -8,8 +8,10 @@ use crate::schema::{Metric, Report};
 
 use super::axis::{Axis, Kind};
 
-/// Most points of a series.
-pub(super) const MOST_POINTS: usize = 240;
+/// Most points of a series: no more than there are pixels.
+pub(super) const MOST_POINTS: usize = 480;
+/// Points of a percentile curve.
+const CURVE_POINTS: usize = 240;
 /// Bars of a distribution.
 const BARS: usize = 48;
 
@@ -26,7 +28,7 @@ pub(super) enum Shape {
 /// One series.
 #[derive(Debug, Clone)]
 pub(super) struct Series {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// Colour slot, from 1; unique in its plot.
     pub(super) slot: u8,
     pub(super) shape: Shape,
@@ -47,6 +49,28 @@ pub(super) struct Plot {
     pub(super) shades: Vec<(f64, f64)>,
     /// Lines at an x, with a label.
     pub(super) marks: Vec<(f64, &'static str)>,
+    /// Lines at a y, with a label; not drawn outside the axis.
+    pub(super) levels: Vec<(f64, &'static str)>,
+}
+
+/// At most [`MOST_POINTS`] of the points: the least and the greatest of each span, where they are.
+pub(super) fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    if points.len() <= MOST_POINTS {
+        return points;
+    }
+    let step = points.len().div_ceil(MOST_POINTS / 2);
+    let ends = |span: &[(f64, f64)]| {
+        let known = || span.iter().filter(|(_, y)| !y.is_nan()).copied();
+        let least = known().min_by(|a, b| a.1.total_cmp(&b.1));
+        let most = known().max_by(|a, b| a.1.total_cmp(&b.1));
+        match (least, most) {
+            (Some(least), Some(most)) if least.0 < most.0 => vec![least, most],
+            (Some(least), Some(most)) if most.0 < least.0 => vec![most, least],
+            (Some(only), _) => vec![only],
+            (None, _) => vec![(span[0].0, f64::NAN)],
+        }
+    };
+    points.chunks(step).flat_map(ends).collect()
 }
 
 /// One bar of a distribution.
@@ -92,7 +116,12 @@ pub(super) fn density(histogram: &LatencyHistogram, bins: usize) -> Vec<Bin> {
 
 /// The plots of latencies.
 pub(super) fn latency_plots(report: &Report) -> Vec<Plot> {
-    let shown = [(Metric::Ttft, 1), (Metric::Itl, 2), (Metric::E2e, 3)];
+    let shown = [
+        (Metric::Ttft, 1),
+        (Metric::Itl, 2),
+        (Metric::E2e, 3),
+        (Metric::Tpot, 4),
+    ];
     let mut plots = vec![percentiles(report, &shown)];
     let heads = [
         ("ttft-distribution", "TTFT distribution", Metric::Ttft, 1),
@@ -105,7 +134,7 @@ pub(super) fn latency_plots(report: &Report) -> Vec<Plot> {
     plots
 }
 
-fn histogram(report: &Report, metric: Metric) -> LatencyHistogram {
+pub(super) fn histogram(report: &Report, metric: Metric) -> LatencyHistogram {
     let encoded = report.histograms.get(&metric);
     encoded
         .and_then(|held| LatencyHistogram::decode(held).ok())
@@ -130,11 +159,12 @@ fn percentiles(report: &Report, shown: &[(Metric, u8)]) -> Plot {
         .iter()
         .zip(&held)
         .map(|(&(metric, slot), histogram)| Series {
-            name: metric_name(metric),
+            name: metric_name(metric).to_owned(),
             slot,
             shape: Shape::Line,
             points: curve(histogram, &x),
         })
+        .filter(|series| !series.points.is_empty())
         .collect();
     let y = Axis::log(
         Kind::Latency,
@@ -151,11 +181,12 @@ fn percentiles(report: &Report, shown: &[(Metric, u8)]) -> Plot {
         series,
         shades: Vec::new(),
         marks: Vec::new(),
+        levels: Vec::new(),
     }
 }
 
-/// `(quantile, seconds)`, at most [`MOST_POINTS`], evenly along the axis.
-fn curve(histogram: &LatencyHistogram, x: &Axis) -> Vec<(f64, f64)> {
+/// `(quantile, seconds)`, at most [`CURVE_POINTS`], evenly along the axis.
+pub(super) fn curve(histogram: &LatencyHistogram, x: &Axis) -> Vec<(f64, f64)> {
     let total = histogram.count() as f64;
     let mut seen = 0;
     let mut points: Vec<(f64, f64)> = Vec::new();
@@ -173,7 +204,7 @@ fn curve(histogram: &LatencyHistogram, x: &Axis) -> Vec<(f64, f64)> {
         let place = x.fraction(quantile);
         if place >= next || seen == histogram.count() {
             points.push((quantile, value));
-            next = place + 1.0 / MOST_POINTS as f64;
+            next = place + 1.0 / CURVE_POINTS as f64;
         }
     }
     points
@@ -207,7 +238,7 @@ fn distribution(
         y: Axis::from_zero(Kind::Share, points.iter().map(|&(_, share)| share)),
         x,
         series: vec![Series {
-            name: metric_name(metric),
+            name: metric_name(metric).to_owned(),
             slot,
             shape: Shape::Bars,
             points,
@@ -217,5 +248,40 @@ fn distribution(
             .into_iter()
             .filter_map(|(name, value)| Some((value?, name)))
             .collect(),
+        levels: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_hour_keeps_its_worst_second() {
+        let mut hour: Vec<(f64, f64)> = (0..3_600).map(|t| (f64::from(t), 1.0)).collect();
+        hour[1_234].1 = 9.0;
+        hour[2_345].1 = 0.1;
+        hour[3_000].1 = f64::NAN;
+        let thin = thinned(hour);
+        assert!(thin.len() <= MOST_POINTS);
+        assert!(thin.contains(&(1_234.0, 9.0)) && thin.contains(&(2_345.0, 0.1)));
+    }
+
+    proptest! {
+        #[test]
+        fn thinning_keeps_extremes_and_order(ys in prop::collection::vec(0.0_f64..9.0, 1..3_000)) {
+            let points: Vec<_> = ys.iter().enumerate().map(|(i, &y)| (i as f64, y)).collect();
+            let thin = thinned(points.clone());
+            prop_assert!(thin.len() <= MOST_POINTS);
+            prop_assert!(thin.windows(2).all(|pair| pair[0].0 < pair[1].0));
+            prop_assert!(thin.iter().all(|point| points.contains(point)));
+            let ends = |points: &[(f64, f64)]| {
+                let ys = points.iter().map(|point| point.1);
+                (ys.clone().fold(f64::MAX, f64::min), ys.fold(0.0, f64::max))
+            };
+            prop_assert_eq!(ends(&thin), ends(&points));
+        }
     }
 }

@@ -58,6 +58,7 @@ pub(super) fn throughput(report: &Report) -> Section {
     let sources: Vec<&str> = summary.token_count_source.iter().map(source).collect();
     rows.push(text("Tokens counted by", sources.join(", ")));
     Section {
+        id: "throughput",
         title: "Throughput",
         rows,
     }
@@ -138,6 +139,7 @@ pub(super) fn cost(report: &Report) -> Section {
             Figure::missing("no price is known for this device"),
         )];
         return Section {
+            id: "cost-figures",
             title: "Cost",
             rows,
         };
@@ -170,6 +172,7 @@ pub(super) fn cost(report: &Report) -> Section {
         rows.push(text("Served requests, of those offered", of));
     }
     Section {
+        id: "cost-figures",
         title: "Cost",
         rows,
     }
@@ -208,6 +211,7 @@ pub(super) fn cost_over_the_day(report: &Report) -> Option<Section> {
         text(format!("List price of {}", bill.service), words)
     }));
     Some(Section {
+        id: "cost-day",
         title: "Cost over a day, and list prices",
         rows,
     })
@@ -271,6 +275,7 @@ pub(super) fn outcomes(report: &Report) -> Section {
     let causes = report.summary.failures.iter();
     rows.extend(causes.map(|(cause, &times)| count(&format!("Failed: {cause}"), times)));
     Section {
+        id: "outcomes",
         title: "Request outcomes",
         rows,
     }
@@ -320,6 +325,7 @@ pub(super) fn workload(report: &Report) -> Section {
     let classes = realised.classes.iter();
     rows.extend(classes.map(|(class, &times)| count(&format!("Class {class}"), times)));
     Section {
+        id: "workload",
         title: "Workload: asked for and realised",
         rows,
     }
@@ -396,6 +402,7 @@ pub(super) fn client_error(report: &Report) -> Section {
     }
     rows.extend(error.preflight.iter().flat_map(own_error));
     Section {
+        id: "generator",
         title: "Load generator",
         rows,
     }
@@ -507,6 +514,7 @@ pub(super) fn system(report: &Report) -> Section {
     rows.push(text("Started", run.start.clone()));
     rows.push(text("Ended", run.end.clone()));
     Section {
+        id: "environment",
         title: "Environment",
         rows,
     }

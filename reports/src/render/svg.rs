@@ -34,6 +34,7 @@ const BASE: RGBColor = RGBColor(3, 3, 5);
 const SHADE: RGBColor = RGBColor(4, 4, 4);
 const MARK: RGBColor = RGBColor(5, 5, 5);
 const MARK_LABEL: RGBColor = RGBColor(5, 5, 6);
+const LEVEL_LABEL: RGBColor = RGBColor(5, 5, 7);
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
@@ -179,6 +180,17 @@ fn draw_marks(plot: &Plot, area: &Area<'_>) -> Drawn {
             style(MARK_LABEL, HPos::Center, VPos::Bottom),
         ))?;
     }
+    let inside = |value: f64| value > plot.y.min && value < plot.y.max;
+    for &(value, label) in plot.levels.iter().filter(|level| inside(level.0)) {
+        let y = y_at(plot, value);
+        area.draw(&PathElement::new(vec![(LEFT, y), (RIGHT, y)], thin(MARK)))?;
+        let place = (RIGHT, y - 2 * FINE);
+        area.draw(&Text::new(
+            label,
+            place,
+            style(LEVEL_LABEL, HPos::Right, VPos::Bottom),
+        ))?;
+    }
     Ok(())
 }
 
@@ -199,6 +211,7 @@ fn themed(text: &str, plot: &Plot) -> String {
         (SHADE, "data-z=\"\" ", "shade"),
         (MARK, "data-m=\"\" ", "ink"),
         (MARK_LABEL, "data-x=\"\" ", "ink"),
+        (LEVEL_LABEL, "", "ink"),
     ];
     for (colour, attribute, variable) in roles {
         replace_colour(&mut body, colour, attribute, variable);
@@ -214,7 +227,7 @@ fn themed(text: &str, plot: &Plot) -> String {
     }
     // Lines and columns of the SVG text carry no meaning; the page is smaller without them.
     let body = body.replace('\n', "");
-    let names: Vec<&str> = plot.series.iter().map(|series| series.name).collect();
+    let names: Vec<&str> = plot.series.iter().map(|one| one.name.as_str()).collect();
     let mut head = String::new();
     let _ = write!(
         head,
@@ -222,11 +235,17 @@ fn themed(text: &str, plot: &Plot) -> String {
          aria-labelledby=\"{id}-title {id}-about\"><title id=\"{id}-title\">{title}</title>\
          <desc id=\"{id}-about\">{names}. {caption}</desc>",
         id = plot.id,
-        title = plot.title,
-        names = names.join(", "),
-        caption = plot.caption,
+        title = escaped(plot.title),
+        names = escaped(&names.join(", ")),
+        caption = escaped(&plot.caption),
     );
     head + &body
+}
+
+/// Names of series may come from outside.
+fn escaped(text: &str) -> String {
+    let text = text.replace('&', "&amp;");
+    text.replace('<', "&lt;").replace('>', "&gt;")
 }
 
 fn replace_colour(body: &mut String, colour: RGBColor, attribute: &str, variable: &str) {

@@ -1,19 +1,23 @@
 //! What the plots over time show.
 //!
-//! Invariant: at most [`MOST_POINTS`] points. A point that stands for several seconds shows the
-//! mean of a rate and the worst of anything else, never an average of quantiles.
+//! Invariant: at most [`MOST_POINTS`] points, and each is a second as it was: of seconds that share
+//! a pixel the least and the greatest are kept, and nothing is averaged.
 //! What it does not do: leave out warm-up and drain; they are shaded.
 
 use crate::schema::{Report, SecondPoint};
 
 use super::axis::{Axis, Kind};
-use super::plot::{MOST_POINTS, Plot, Series, Shape};
+use super::plot::{MOST_POINTS, Plot, Series, Shape, thinned};
 
-/// The series of a report in spans of equal length.
-struct Timeline<'a> {
-    report: &'a Report,
-    /// Seconds of a span.
-    step: usize,
+/// The series of a report.
+struct Timeline<'a>(&'a Report);
+
+/// What was asked for and what came of it; none without a series.
+pub(super) fn load_plot(report: &Report) -> Vec<Plot> {
+    if report.series.is_empty() {
+        return Vec::new();
+    }
+    vec![Timeline(report).requests()]
 }
 
 /// The plots over time; none without a series.
@@ -21,87 +25,90 @@ pub(super) fn time_plots(report: &Report) -> Vec<Plot> {
     if report.series.is_empty() {
         return Vec::new();
     }
-    let step = report.series.len().div_ceil(MOST_POINTS);
-    let timeline = Timeline { report, step };
-    vec![
-        timeline.tokens(),
-        timeline.in_flight(),
+    let timeline = Timeline(report);
+    let mut plots = vec![
         timeline.ttft(),
         timeline.itl(),
-    ]
+        timeline.tokens(),
+        timeline.in_flight(),
+    ];
+    plots.extend(timeline.power());
+    plots
 }
 
 impl Timeline<'_> {
+    fn requests(&self) -> Plot {
+        let count =
+            |pick: fn(&SecondPoint) -> u64| move |point: &SecondPoint| Some(pick(point) as f64);
+        let mut series = vec![
+            self.series("Intended", 1, Shape::Line, count(|point| point.intended)),
+            self.series("Finished", 3, Shape::Line, count(|point| point.completed)),
+        ];
+        if self.0.series.iter().any(|point| point.failed > 0) {
+            series.push(self.series("Failed", 5, Shape::Line, count(|point| point.failed)));
+        }
+        let title = "Requests per second";
+        self.plot("requests", title, "In each second", Kind::Count, series)
+    }
+
     fn tokens(&self) -> Plot {
-        let mean = |span: &[SecondPoint]| {
-            let sum: u64 = span.iter().map(|point| point.output_tokens).sum();
-            sum as f64 / span.len() as f64
-        };
-        let series = self.series("Output tokens/s", 3, Shape::Area, mean);
-        let each = match self.step {
-            1 => "Each second".to_owned(),
-            step => format!("Mean of each {step} seconds"),
-        };
-        let caption = format!("{each}; warm-up and drain shaded.");
+        let tokens = |point: &SecondPoint| Some(point.output_tokens as f64);
+        let series = vec![self.series("Output tokens/s", 3, Shape::Area, tokens)];
         let title = "Output tokens per second";
-        self.plot("tokens", title, caption, Kind::Count, vec![series])
+        self.plot("tokens", title, "In each second", Kind::Count, series)
     }
 
     fn in_flight(&self) -> Plot {
-        let worst = worst(|point| Some(point.in_flight as f64));
-        let series = self.series("In flight", 1, Shape::Area, worst);
-        let caption = self.caption("Intended and not ended, at the end of each second");
-        let title = "Requests in flight";
-        self.plot("in-flight", title, caption, Kind::Count, vec![series])
+        let in_flight = |point: &SecondPoint| Some(point.in_flight as f64);
+        let series = vec![self.series("In flight", 1, Shape::Area, in_flight)];
+        let what = "Intended and not ended, at the end of each second";
+        self.plot("in-flight", "Requests in flight", what, Kind::Count, series)
+    }
+
+    /// None where no probe gave power.
+    fn power(&self) -> Option<Plot> {
+        let points = &self.0.series;
+        points.iter().find_map(|point| point.power_w)?;
+        let series = vec![self.series("Power", 6, Shape::Area, |point| point.power_w)];
+        let what = "Mean of each second, of the devices that the energy is counted for";
+        Some(self.plot("power", "Power", what, Kind::Power, series))
     }
 
     fn ttft(&self) -> Plot {
         let series = vec![
-            self.series("TTFT max", 4, Shape::Line, worst(|point| point.ttft_max_s)),
-            self.series("TTFT p50", 1, Shape::Line, worst(|point| point.ttft_p50_s)),
+            self.series("TTFT max", 4, Shape::Line, |point| point.ttft_max_s),
+            self.series("TTFT p50", 1, Shape::Line, |point| point.ttft_p50_s),
         ];
-        let caption = self.caption("By the second of the intended instant");
-        self.plot(
-            "ttft-time",
-            "TTFT over time",
-            caption,
-            Kind::Latency,
-            series,
-        )
+        let what = "By the second of the intended instant";
+        let mut plot = self.plot("ttft-time", "TTFT over time", what, Kind::Latency, series);
+        let limit = self.0.workload.slo.and_then(|slo| slo.ttft_s);
+        plot.levels.extend(limit.map(|limit| (limit, "SLO")));
+        plot
     }
 
     fn itl(&self) -> Plot {
         let series = vec![
-            self.series("ITL p99", 4, Shape::Line, worst(|point| point.itl_p99_s)),
-            self.series("ITL p50", 2, Shape::Line, worst(|point| point.itl_p50_s)),
+            self.series("ITL p99", 4, Shape::Line, |point| point.itl_p99_s),
+            self.series("ITL p50", 2, Shape::Line, |point| point.itl_p50_s),
         ];
-        let caption = self.caption("By the second of the token");
-        self.plot("itl-time", "ITL over time", caption, Kind::Latency, series)
-    }
-
-    fn caption(&self, what: &str) -> String {
-        match self.step {
-            1 => format!("{what}."),
-            step => format!("{what}; a point is the worst of {step} seconds."),
-        }
+        let what = "By the second of the token";
+        self.plot("itl-time", "ITL over time", what, Kind::Latency, series)
     }
 
     fn series(
         &self,
-        name: &'static str,
+        name: &str,
         slot: u8,
         shape: Shape,
-        value: impl Fn(&[SecondPoint]) -> f64,
+        value: impl Fn(&SecondPoint) -> Option<f64>,
     ) -> Series {
-        let spans = self.report.series.chunks(self.step);
-        let points = spans
-            .map(|span| (span[0].t_s as f64, value(span)))
-            .collect();
+        let points = self.0.series.iter();
+        let points = points.map(|point| (point.t_s as f64, value(point).unwrap_or(f64::NAN)));
         Series {
-            name,
+            name: name.to_owned(),
             slot,
             shape,
-            points,
+            points: thinned(points.collect()),
         }
     }
 
@@ -109,7 +116,7 @@ impl Timeline<'_> {
         &self,
         id: &'static str,
         title: &'static str,
-        caption: String,
+        what: &str,
         kind: Kind,
         series: Vec<Series>,
     ) -> Plot {
@@ -121,13 +128,18 @@ impl Timeline<'_> {
             Kind::Latency => Axis::log(kind, values),
             _ => Axis::from_zero(kind, values),
         };
-        let end = self.report.series.len() as f64;
-        let (from, to) = self.report.run.window_s;
+        let end = self.0.series.len() as f64;
+        let (from, to) = self.0.run.window_s;
         let outside = [(0.0, from.min(end)), (to.min(end), end)];
+        let thin = if self.0.series.len() > MOST_POINTS {
+            "; of seconds that share a pixel the least and the greatest"
+        } else {
+            ""
+        };
         Plot {
             id,
             title,
-            caption,
+            caption: format!("{what}{thin}. Warm-up and drain are shaded."),
             x: Axis::between(Kind::Elapsed, 0.0, end),
             y,
             series,
@@ -136,11 +148,7 @@ impl Timeline<'_> {
                 .filter(|(low, high)| high > low)
                 .collect(),
             marks: Vec::new(),
+            levels: Vec::new(),
         }
     }
-}
-
-/// The largest value of a span; NaN when no second has one.
-fn worst(pick: impl Fn(&SecondPoint) -> Option<f64>) -> impl Fn(&[SecondPoint]) -> f64 {
-    move |span| span.iter().filter_map(&pick).fold(f64::NAN, f64::max)
 }

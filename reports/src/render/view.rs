@@ -52,6 +52,8 @@ pub(super) struct Row {
 /// A titled table of rows.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Section {
+    /// Its place in the page's address.
+    pub(super) id: &'static str,
     pub(super) title: &'static str,
     pub(super) rows: Vec<Row>,
 }
@@ -60,6 +62,8 @@ pub(super) struct Section {
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct LatencyRow {
     pub(super) name: &'static str,
+    /// Key of its definition.
+    pub(super) term: &'static str,
     pub(super) meaning: &'static str,
     pub(super) count: String,
     pub(super) figures: Vec<Figure>,
@@ -208,6 +212,7 @@ fn latency_row(report: &Report, metric: Metric) -> LatencyRow {
     let (name, meaning) = metric_words(metric);
     LatencyRow {
         name,
+        term: super::definitions::metric_term(metric),
         meaning,
         count: thousands(summary.count),
         figures: metric_figures(report, metric),

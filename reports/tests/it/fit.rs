@@ -59,6 +59,11 @@ fn table_and_page_show_every_check() {
     insta::assert_snapshot!(render::fit(&found, Style::Plain));
     let page = render::fit_html(&found);
     assert!(page.contains("FAIL · doubao-chat") && page.contains("<svg "));
-    assert_eq!(page.matches("<th scope=\"row\">").count(), 4);
+    assert_eq!(
+        page.matches("<tr><th scope=\"row\">").count(),
+        7,
+        "checks, facts, plotted values"
+    );
+    assert!(!page.contains("Gaps <b>"), "titles are escaped");
     assert!(!page.contains("http://") && !page.contains("https://"));
 }

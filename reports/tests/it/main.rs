@@ -1,6 +1,7 @@
 //! Integration tests of `reports`: one binary, one module for each part.
 
 mod accumulate;
+mod compare;
 mod cost;
 mod dialect;
 mod energy;

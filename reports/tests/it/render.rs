@@ -118,13 +118,16 @@ fn html_fetches_nothing_and_is_small() {
     for report in [steady(), hostile(), empty()] {
         let page = render::html(&report);
         assert!(page.len() < 1_000_000, "{} bytes", page.len());
-        for fetch in ["http://", "https://", "<link", " src=", "@import", "href="] {
+        for fetch in ["http://", "https://", "<link", " src=", "@import"] {
             assert!(!page.contains(fetch), "the page has {fetch}");
         }
         let elsewhere = page
             .match_indices("url(")
             .filter(|(at, _)| !page[*at..].starts_with("url(#"));
         assert_eq!(elsewhere.count(), 0, "only references within the page");
+        let links = page.match_indices("href=\"");
+        let within = links.filter(|(at, _)| page[at + 6..].starts_with('#'));
+        assert_eq!(within.count(), page.matches("href=").count());
     }
 }
 
@@ -149,10 +152,7 @@ fn html_has_every_metric_plot_and_table() {
         "Send lag",
         "Queue",
     ] {
-        assert!(
-            page.contains(&format!("<th scope=\"row\">{name}<small>")),
-            "{name}"
-        );
+        assert!(page.contains(&format!("\">{name}</a><small>")), "{name}");
     }
     assert_eq!(Metric::ALL.len(), 8);
     for id in [
@@ -164,6 +164,7 @@ fn html_has_every_metric_plot_and_table() {
         "in-flight",
         "ttft-time",
         "itl-time",
+        "requests",
     ] {
         assert!(
             page.contains(&format!("<figure data-plot=\"{id}\">")),
@@ -171,12 +172,15 @@ fn html_has_every_metric_plot_and_table() {
         );
         assert!(page.contains(&format!("<title id=\"{id}-title\">")), "{id}");
     }
-    assert_eq!(page.matches("<svg ").count(), 8);
+    assert_eq!(page.matches("<svg ").count(), 9);
+    assert_eq!(page.matches("Values as a table").count(), 9);
     for title in [
         "Throughput",
         "Cost",
+        "Load and outcomes",
         "Request outcomes",
         "Load generator",
+        "Definitions",
         "Environment",
     ] {
         assert!(page.contains(&format!("<h2>{title}</h2>")), "{title}");
@@ -187,9 +191,25 @@ fn html_has_every_metric_plot_and_table() {
         "reason of a null"
     );
     assert!(
-        !page.contains("=\"#"),
+        !page.contains("fill=\"#") && !page.contains("stroke=\"#"),
         "a colour that the theme does not know"
     );
+}
+
+#[test]
+fn every_term_of_a_page_is_defined_on_it() {
+    for report in [steady(), hostile(), empty(), doubtful()] {
+        let page = render::html(&report);
+        let terms: Vec<&str> = page
+            .split("href=\"#def-")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+            .collect();
+        assert!(terms.len() > 12, "{terms:?}");
+        for term in terms {
+            assert!(page.contains(&format!("<div id=\"def-{term}\">")), "{term}");
+        }
+    }
 }
 
 #[test]

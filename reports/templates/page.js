@@ -17,6 +17,7 @@
     quantile: (q) => 'p' + +(q * 100).toFixed(Math.max(1, Math.ceil(-Math.log10(1 - q)))),
     share: (v) => (v * 100).toFixed(2) + ' %',
     count: digits,
+    power: (v) => digits(v) + ' W',
   };
   const scales = {
     linear: [(a, v) => (v - a.min) / (a.max - a.min), (a, f) => a.min + f * (a.max - a.min)],
@@ -141,4 +142,23 @@
     }
   };
   for (const box of document.querySelectorAll('figure[data-plot]')) plot(box);
+
+  // A definition where it is asked for; without popovers the link leads to the list.
+  const card = document.getElementById('definition');
+  if (card.showPopover) {
+    document.addEventListener('click', (event) => {
+      const link = event.target.closest('a.term');
+      const entry = link && document.getElementById(link.hash.slice(1));
+      if (!entry) return;
+      event.preventDefault();
+      const name = document.createElement('strong');
+      name.textContent = entry.querySelector('dt').textContent;
+      card.replaceChildren(name, entry.querySelector('dd').textContent);
+      card.showPopover();
+      const at = link.getBoundingClientRect();
+      const room = root.clientWidth - card.offsetWidth - 14;
+      card.style.left = scrollX + Math.max(14, Math.min(at.left, room)) + 'px';
+      card.style.top = scrollY + at.bottom + 6 + 'px';
+    });
+  }
 })();
