@@ -5,9 +5,8 @@
 //! the end of the engine.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use models::{Cpu, CpuOptions, Draw, KvCache, KvFormat, Llama, SequenceStep};
+use models::{Cpu, CpuOptions, KvCache, KvFormat, Llama};
 
 use crate::engine::{Batch, Capacity, DeviceError, Executor, StepOutput};
 
@@ -38,29 +37,11 @@ impl CpuExecutor {
     }
 
     fn run(&mut self, batch: &Batch) -> Result<StepOutput, DeviceError> {
-        let steps: Vec<_> = batch
-            .rows
-            .iter()
-            .map(|row| SequenceStep {
-                tokens: &batch.tokens[row.tokens.clone()],
-                start: row.start,
-                blocks: &batch.blocks[row.blocks.clone()],
-                logits: row.sample.is_some(),
-            })
-            .collect();
         self.model
-            .forward(&mut self.cpu, &mut self.cache, &steps)
+            .forward(&mut self.cpu, &mut self.cache, &batch.steps())
             .map_err(|error| DeviceError(error.to_string()))?;
-        let samples = batch.rows.iter().filter_map(|row| row.sample.as_ref());
-        let draws: Vec<_> = samples
-            .map(|wanted| Draw {
-                params: wanted.params,
-                output_index: wanted.output_index,
-                forbidden: wanted.forbidden.as_deref().unwrap_or_default(),
-            })
-            .collect();
         let mut output = StepOutput::default();
-        self.cpu.sample(&draws, &mut output.tokens);
+        self.cpu.sample(&batch.draws(), &mut output.tokens);
         Ok(output)
     }
 }
@@ -71,13 +52,6 @@ impl Executor for CpuExecutor {
     }
 
     async fn step(&mut self, batch: &Batch) -> Result<StepOutput, DeviceError> {
-        catch_unwind(AssertUnwindSafe(|| self.run(batch))).unwrap_or_else(|panic| {
-            let words = panic.downcast_ref::<String>().map(String::as_str);
-            let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(DeviceError(format!(
-                "the model panicked: {}",
-                words.unwrap_or("no message")
-            )))
-        })
+        DeviceError::catch(|| self.run(batch))
     }
 }

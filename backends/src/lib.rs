@@ -5,6 +5,7 @@
 //! - [`clock`]: real and virtual time; [`alarm`] waits for sockets until an instant of it.
 //! - [`engine`]: continuous batching over any device ([`engine::Executor`]).
 //! - [`cpu`]: the executor that runs the reference model on the CPU.
+//! - [`candle`]: the executor that runs it through candle's kernels, on any device.
 //! - [`sim`]: the executor that only takes the time a device would take.
 //! - [`plugin`]: the executor that calls a device through a C interface.
 //! - [`http`]: any server that speaks the OpenAI API.
@@ -14,6 +15,7 @@
 //! A backend never sees a report, and knows nothing of workloads.
 
 pub mod alarm;
+pub mod candle;
 pub mod clock;
 pub mod contract;
 pub mod cpu;

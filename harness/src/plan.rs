@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use crate::arrivals::Arrivals;
 use crate::prices;
 use crate::scenario::Scenario;
-use crate::target::{EngineOptions, HttpOptions, Target};
+use crate::target::{EngineOptions, HttpOptions, Kernels, Target};
 use crate::telemetry::Choice;
 use crate::units::{parse_bytes, parse_slo};
 use crate::workload::source::Workload;
@@ -278,7 +278,7 @@ fn resolve_engine(
 ) -> Result<EngineOptions> {
     const DEFAULT_KV_BYTES: u64 = 1 << 30;
     let (tokens, sequences) = match target {
-        Target::Sim(_) => (8192, 256),
+        Target::Sim(_) | Target::Cuda(_) => (8192, 256),
         Target::Cpu | Target::Http(_) => (128, 32),
         Target::Plugin { .. } => (2048, 64),
     };
@@ -319,8 +319,36 @@ fn resolve_engine(
         max_batch_tokens: max_batch_tokens.unwrap_or(tokens),
         max_sequences: max_sequences.unwrap_or(sequences),
         prefix_cache,
+        kernels: resolve_kernels(scenario, places, target)?,
         cpu: resolve_cpu(scenario, places)?,
     })
+}
+
+/// Whose kernels; what only our own can do is refused with the others.
+fn resolve_kernels(scenario: &Scenario, places: &Places<'_>, target: &Target) -> Result<Kernels> {
+    let place = places.of("engine", |flags| flags.engine.is_some());
+    let kernels = match (scenario.engine.as_deref(), target) {
+        (Some("own"), Target::Cuda(_)) => {
+            bail!("{place} is `own`; target `{target}` accepts `candle`")
+        }
+        (None, Target::Cuda(_)) | (Some("candle"), _) => Kernels::Candle,
+        (None | Some("own"), _) => Kernels::Own,
+        (Some(other), _) => bail!("{place} is `{other}`; accepted are `own` and `candle`"),
+    };
+    if kernels == Kernels::Candle {
+        for (key, given) in [
+            ("threads", scenario.threads.is_some()),
+            ("pin", scenario.pin.is_some()),
+            ("instructions", scenario.instructions.is_some()),
+        ] {
+            ensure!(
+                !given,
+                "`{key}` is given with candle's kernels; only engine `own` takes it\n\nhint: candle \
+                 has as many threads as the environment variable `RAYON_NUM_THREADS` says"
+            );
+        }
+    }
+    Ok(kernels)
 }
 
 /// Threads and instructions of an engine on the CPU.
@@ -509,6 +537,14 @@ mod tests {
             (
                 "probe = 'nvml'\ntarget = 'sim:h100'",
                 "a simulated device draws no power",
+            ),
+            (
+                "engine = 'fast'",
+                "`--engine` is `fast`; accepted are `own` and `candle`",
+            ),
+            (
+                "engine = 'candle'\nthreads = 1",
+                "`threads` is given with candle's kernels",
             ),
             ("price = 'no/such.toml'", "no/such.toml"),
         ] {

@@ -109,6 +109,10 @@ pub struct Scenario {
     #[arg(long, value_name = "ON|OFF")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix_cache: Option<String>,
+    /// Engine: whose kernels run the model on the CPU: own or candle [default: own]
+    #[arg(long, value_name = "KIND")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
     /// Engine: weights as stored, or expanded to f32: stored or f32 [default: stored]
     #[arg(long, value_name = "KIND")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -222,6 +226,7 @@ impl Scenario {
             max_batch_tokens: self.max_batch_tokens.or(file.max_batch_tokens),
             max_sequences: self.max_sequences.or(file.max_sequences),
             prefix_cache: self.prefix_cache.or(file.prefix_cache),
+            engine: self.engine.or(file.engine),
             weights: self.weights.or(file.weights),
             threads: self.threads.or(file.threads),
             pin: self.pin.or(file.pin),

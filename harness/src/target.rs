@@ -8,13 +8,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use backends::candle::CandleExecutor;
 use backends::cpu::CpuExecutor;
 use backends::engine::{Capacity, Engine, Executor, PrefixCache, blocks_for};
 use backends::http::{BaseError, HttpBackend, HttpConfig, parse_base};
 use backends::plugin::{self, PluginExecutor, PluginOptions};
 use backends::sim::{self, Device, SimulatedExecutor};
 use backends::{Backend, Clock, Failure, FailureCause, SystemInfo};
-use models::{ChatTokenizer, CpuOptions, KvFormat, Model, ModelInfo};
+use models::{
+    ChatTokenizer, CpuOptions, KvFormat, LoadError, Model, ModelInfo, ModelSource, TensorDevice,
+    TensorLlama, WeightsDtype, load_tokenizer,
+};
 use serde_json::{Map, Value};
 
 /// A target as given.
@@ -22,6 +26,8 @@ use serde_json::{Map, Value};
 pub enum Target {
     /// The built-in engine on the CPU.
     Cpu,
+    /// The built-in engine on an NVIDIA GPU, in a build that can.
+    Cuda(u32),
     /// A server.
     Http(String),
     /// The built-in scheduler on a simulated device.
@@ -60,6 +66,14 @@ pub enum TargetError {
         "target `{0}` names no file; accepted is `plugin:/path/lib.so`, or with arguments for the plugin `plugin:/path/lib.so?device=1`"
     )]
     NoLibrary(String),
+    /// A GPU, in a build that has no code for it.
+    #[error(
+        "target `{0}`: built without `cuda`; rebuild with `--features cuda`\n\nhint: or measure a server that runs on the GPU: `--target http://HOST:PORT/v1`"
+    )]
+    NoCuda(String),
+    /// Not the number of a GPU.
+    #[error("target `{0}`; accepted is `cuda:N` with the number of a GPU, from 0")]
+    NoGpu(String),
     /// No such device.
     #[error("target `sim:{0}`: there is no such device; accepted are {1}")]
     NoDevice(String, String),
@@ -85,7 +99,11 @@ impl Target {
                 parse_base(text)?;
                 Ok(Self::Http(text.into()))
             }
-            _ if text.starts_with("cuda:") => planned("CUDA engine", server),
+            _ if let Some(ordinal) = text.strip_prefix("cuda:") => match ordinal.parse() {
+                Ok(ordinal) if cfg!(feature = "cuda") => Ok(Self::Cuda(ordinal)),
+                Ok(_) => Err(TargetError::NoCuda(text.into())),
+                Err(_) => Err(TargetError::NoGpu(text.into())),
+            },
             _ if text.starts_with("ascend=") => planned("Ascend telemetry", server),
             _ if text.starts_with("cambricon=") => planned("Cambricon telemetry", server),
             _ if text.starts_with("plugin:") => {
@@ -116,7 +134,7 @@ impl Target {
     /// The clock that fits.
     pub fn clock(&self) -> Clock {
         match self {
-            Self::Cpu | Self::Http(_) | Self::Plugin { .. } => Clock::wall(),
+            Self::Cpu | Self::Cuda(_) | Self::Http(_) | Self::Plugin { .. } => Clock::wall(),
             Self::Sim(_) => Clock::simulated(),
         }
     }
@@ -126,7 +144,7 @@ impl Target {
         match self {
             Self::Cpu => Some("cpu".into()),
             Self::Sim(name) => Device::builtin(name).map(|device| device.id),
-            Self::Http(_) | Self::Plugin { .. } => None,
+            Self::Cuda(_) | Self::Http(_) | Self::Plugin { .. } => None,
         }
     }
 }
@@ -135,6 +153,7 @@ impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => formatter.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(formatter, "cuda:{ordinal}"),
             Self::Http(base) => formatter.write_str(base),
             Self::Sim(device) => write!(formatter, "sim:{device}"),
             Self::Plugin { library, arguments } if arguments.is_empty() => {
@@ -143,6 +162,25 @@ impl fmt::Display for Target {
             Self::Plugin { library, arguments } => {
                 write!(formatter, "plugin:{}?{arguments}", library.display())
             }
+        }
+    }
+}
+
+/// Whose kernels run the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernels {
+    /// This project's, for the CPU.
+    Own,
+    /// candle's, for any device it knows.
+    Candle,
+}
+
+impl Kernels {
+    /// As users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Candle => "candle",
         }
     }
 }
@@ -158,7 +196,9 @@ pub struct EngineOptions {
     pub max_sequences: usize,
     /// Keep prefixes for later requests?
     pub prefix_cache: PrefixCache,
-    /// For an engine on the CPU.
+    /// Which forward pass.
+    pub kernels: Kernels,
+    /// For an engine on the CPU with our own kernels.
     pub cpu: CpuOptions,
 }
 
@@ -178,6 +218,8 @@ pub struct HttpOptions {
 pub enum Served {
     /// For the CPU.
     Loaded(Box<Model>),
+    /// On the device of the target, for candle's kernels.
+    Tensors(Box<Model<TensorLlama>>),
     /// For a simulated device or a server.
     Described(ModelInfo, Arc<ChatTokenizer>),
     /// For a plugin: the same, and where it finds the weights.
@@ -185,10 +227,37 @@ pub enum Served {
 }
 
 impl Served {
+    /// Loads what the target needs of a model.
+    pub fn load(
+        target: &Target,
+        kernels: Kernels,
+        model: &ModelSource,
+        weights: WeightsDtype,
+    ) -> Result<Self, LoadError> {
+        let device = match target {
+            Target::Cpu if kernels == Kernels::Own => {
+                return Ok(Self::Loaded(Box::new(Model::load(model, weights)?)));
+            }
+            Target::Cpu => TensorDevice::Cpu,
+            Target::Cuda(ordinal) => TensorDevice::Cuda(*ordinal as usize),
+            Target::Http(_) | Target::Sim(_) => {
+                let (info, tokenizer) = load_tokenizer(model)?;
+                return Ok(Self::Described(info, tokenizer));
+            }
+            Target::Plugin { .. } => {
+                let (info, tokenizer) = load_tokenizer(model)?;
+                return Ok(Self::Filed(info, tokenizer, model.file()));
+            }
+        };
+        let model = Model::load_on(device, model, weights)?;
+        Ok(Self::Tensors(Box::new(model)))
+    }
+
     /// What it is.
     pub fn info(&self) -> &ModelInfo {
         match self {
             Self::Loaded(model) => &model.info,
+            Self::Tensors(model) => &model.info,
             Self::Described(info, _) | Self::Filed(info, ..) => info,
         }
     }
@@ -197,6 +266,7 @@ impl Served {
     pub fn tokenizer(&self) -> Arc<ChatTokenizer> {
         match self {
             Self::Loaded(model) => Arc::clone(&model.chat),
+            Self::Tensors(model) => Arc::clone(&model.chat),
             Self::Described(_, tokenizer) | Self::Filed(_, tokenizer, _) => Arc::clone(tokenizer),
         }
     }
@@ -263,8 +333,22 @@ pub async fn connect(
             };
             Engine::start(executor, clock, cache, end_tokens, system)
         }
+        (_, Served::Tensors(model)) => {
+            details.extend(candle_details(target));
+            let system = SystemInfo {
+                kind: "engine".into(),
+                device: match target {
+                    Target::Cpu => crate::host::host_info().cpu,
+                    device => device.to_string(),
+                },
+                details,
+            };
+            let executor = CandleExecutor::new(model.llama, capacity)
+                .map_err(|error| Failure::new(FailureCause::Engine, error.to_string()))?;
+            Engine::start(executor, clock, cache, end_tokens, system)
+        }
         (_, Served::Described(..) | Served::Filed(..)) => {
-            unreachable!("the CPU is given a loaded model")
+            unreachable!("an engine is given a loaded model")
         }
     };
     Ok(Arc::new(backend))
@@ -292,9 +376,23 @@ fn open_plugin(
         .map_err(|error| Failure::new(FailureCause::Engine, error.to_string()))
 }
 
-fn cpu_details(cpu: CpuOptions) -> [(String, String); 4] {
+fn candle_details(target: &Target) -> BTreeMap<String, String> {
+    let mut details = BTreeMap::from([
+        ("engine".into(), Kernels::Candle.name().into()),
+        ("kernels".into(), "candle".into()),
+        ("kv_format".into(), KvFormat::default().name().into()),
+    ]);
+    if *target == Target::Cpu {
+        let threads = TensorDevice::cpu_threads().to_string();
+        details.insert("threads".into(), threads);
+    }
+    details
+}
+
+fn cpu_details(cpu: CpuOptions) -> [(String, String); 5] {
     let pinned = if cpu.threads.pinned { "on" } else { "off" };
     [
+        ("engine".into(), Kernels::Own.name().into()),
         ("threads".into(), cpu.threads.count.to_string()),
         ("pin".into(), pinned.into()),
         ("instructions".into(), cpu.level.to_string()),
@@ -345,7 +443,7 @@ mod tests {
     fn targets_that_cannot_work_say_why() {
         for (text, part) in [
             ("gpu", "accepted are `cpu`"),
-            ("cuda:0", "no CUDA engine yet"),
+            ("cuda:first", "with the number of a GPU"),
             ("sim:abacus", "`sim:h100`"),
             ("https://host/v1", "plain http only"),
             ("plugin:", "names no file"),
@@ -353,6 +451,24 @@ mod tests {
         ] {
             let error = Target::parse(text).expect_err(text).to_string();
             assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_is_a_target_of_builds_that_can_use_one() {
+        match Target::parse("cuda:1") {
+            Ok(target) => {
+                assert!(cfg!(feature = "cuda"));
+                assert_eq!(
+                    (&target, target.to_string()),
+                    (&Target::Cuda(1), "cuda:1".into())
+                );
+            }
+            Err(error) => {
+                assert!(!cfg!(feature = "cuda"));
+                let words = "built without `cuda`; rebuild with `--features cuda`";
+                assert!(error.to_string().contains(words), "{error}");
+            }
         }
     }
 }

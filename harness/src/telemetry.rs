@@ -132,6 +132,7 @@ fn open(choice: &Choice, target: &Target, places: &Places) -> Result<Opened, Pro
             return Ok(Opened::Probe(probe::open(*kind, selection, places)?));
         }
         (Choice::Auto, Target::Cpu) => &[Vendor::Cpu],
+        (Choice::Auto, Target::Cuda(_)) => &[Vendor::Nvidia],
         (Choice::Auto, Target::Plugin { .. }) => &ACCELERATORS_FIRST,
         (Choice::Auto, Target::Http(base)) if is_this_host(base) => &ACCELERATORS_FIRST,
         (Choice::Auto, Target::Http(_)) => {
@@ -139,9 +140,13 @@ fn open(choice: &Choice, target: &Target, places: &Places) -> Result<Opened, Pro
             return Ok(Opened::Missing(why.to_owned()));
         }
     };
+    let selection = match target {
+        Target::Cuda(ordinal) => Selection::Indexes(vec![*ordinal]),
+        _ => Selection::All,
+    };
     let mut reasons = Vec::new();
     for vendor in vendors {
-        match probe::open_vendor(*vendor, &Selection::All, places) {
+        match probe::open_vendor(*vendor, &selection, places) {
             Ok(probe) => return Ok(Opened::Probe(probe)),
             Err(tried) => {
                 let told = tried.into_iter().find(|(_, error)| is_telling(error));

@@ -89,7 +89,7 @@ impl KvCache {
 }
 
 impl KvFormat {
-    fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Self::F16 => 2,
             Self::F32 => 4,

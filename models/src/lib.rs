@@ -8,6 +8,8 @@
 //! - `reference`: models with random weights made in memory, for runs that need no download.
 //! - [`Llama::forward`] runs any mix of prefill chunks and decode rows; [`KvCache`] holds the
 //!   keys and values in blocks of [`BLOCK_TOKENS`] tokens that the caller hands out.
+//! - [`TensorLlama::forward`] takes the same batches through candle's own kernels, on any device
+//!   that candle knows.
 //! - [`ChatTokenizer`], [`Detokenizer`]: text to ids, ids to text, chat messages to a prompt.
 //! - [`sample`]: logits to a token, a pure function.
 //! - [`store`]: the catalogue of downloadable models and their cache.
@@ -16,6 +18,7 @@
 //! tables. The result of a row does not depend on the other rows of the batch, as far as the
 //! matrix kernels allow (exactly so for quantised weights whose row length is no multiple of 256).
 
+mod batch;
 mod chat;
 mod config;
 mod cpu;
@@ -33,16 +36,19 @@ mod rope;
 mod sampler;
 mod source;
 pub mod store;
+mod tensors;
 mod tokenizer;
 
+pub use batch::{ForwardError, SequenceStep};
 pub use chat::{Message, Role, TemplateError};
 pub use config::{ConfigError, LlamaConfig};
 pub use cpu::{Cpu, CpuOptions, Level, MachineProbe, Operation, Profile, Tally, Threads, probe};
 pub use detokenizer::Detokenizer;
 pub use kv::{BLOCK_TOKENS, KvCache, KvFormat};
-pub use llama::{ForwardError, Llama, Logits, SequenceStep};
+pub use llama::{Llama, Logits};
 pub use model::{LoadError, Model, ModelInfo, WeightsDtype, load_tokenizer};
 pub use sampler::{Draw, SamplingParams, sample};
 pub use source::{ModelSource, ReferenceModel, SourceError};
 pub use store::CatalogueEntry;
+pub use tensors::{TensorCache, TensorDevice, TensorLlama, TensorLogits};
 pub use tokenizer::{ChatTokenizer, Special, TokenizerError};

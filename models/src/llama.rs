@@ -7,6 +7,7 @@
 //! the first write, and no two tokens of a batch go to the same place; who owns a block is not
 //! checked.
 
+use crate::batch::{ForwardError, Rows, SequenceStep, check};
 use crate::config::{LlamaConfig, TensorSpec};
 use crate::cpu::attention::{self, Queries, QueryRow};
 use crate::cpu::memory::Memory;
@@ -15,7 +16,7 @@ use crate::cpu::pool::Pool;
 use crate::cpu::simd::Level;
 use crate::cpu::vector::RmsNorm;
 use crate::cpu::{Buffers, Cpu, Operation, Profile, Tally};
-use crate::kv::{BLOCK_TOKENS, Clash, Element, KvCache, KvFormat, LayerCache, Parts, Placement};
+use crate::kv::{Element, KvCache, KvFormat, LayerCache, Parts, Placement};
 use crate::linear::{Linear, Plan};
 use crate::rope::{self, Rope};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -44,20 +45,6 @@ struct Layer {
     down: Linear,
 }
 
-/// What one sequence adds to a batch. A sequence may add several steps that follow each other:
-/// all keys and values of a batch are in the cache before anything attends.
-#[derive(Clone, Copy, Debug)]
-pub struct SequenceStep<'a> {
-    /// New tokens, at least one.
-    pub tokens: &'a [u32],
-    /// Tokens of this sequence already in the cache.
-    pub start: usize,
-    /// Block table: covers at least `start + tokens.len()` tokens.
-    pub blocks: &'a [u32],
-    /// Whether the logits after the last of the new tokens are wanted.
-    pub logits: bool,
-}
-
 /// Logits of the steps that asked for them, in batch order.
 #[derive(Clone, Copy, Debug)]
 pub struct Logits<'a> {
@@ -77,68 +64,6 @@ impl<'a> Logits<'a> {
     }
 }
 
-/// Why a batch was refused or failed. A refused batch has changed nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum ForwardError {
-    /// The cache was made for another model.
-    #[error("the KV cache was made for a model of another shape")]
-    ForeignCache,
-    /// A step brings no tokens.
-    #[error("step {step} has no tokens")]
-    NoTokens {
-        /// Index of the step in the batch.
-        step: usize,
-    },
-    /// A token id is not in the vocabulary.
-    #[error("step {step}: token {token} is not in the vocabulary of {vocab} tokens")]
-    UnknownToken {
-        /// Index of the step in the batch.
-        step: usize,
-        /// The token id.
-        token: u32,
-        /// Tokens of the vocabulary.
-        vocab: usize,
-    },
-    /// The sequence would grow beyond the model's context.
-    #[error("step {step}: {tokens} tokens exceed the context of {context}")]
-    ContextExceeded {
-        /// Index of the step in the batch.
-        step: usize,
-        /// Tokens the sequence would have.
-        tokens: usize,
-        /// The limit.
-        context: usize,
-    },
-    /// The block table is shorter than the sequence.
-    #[error("step {step}: {blocks} blocks cannot hold {tokens} tokens")]
-    TableTooShort {
-        /// Index of the step in the batch.
-        step: usize,
-        /// Blocks in the table.
-        blocks: usize,
-        /// Tokens to hold.
-        tokens: usize,
-    },
-    /// A block id lies outside the cache.
-    #[error("step {step}: block {block} lies outside the cache of {blocks} blocks")]
-    UnknownBlock {
-        /// Index of the step in the batch.
-        step: usize,
-        /// The block id.
-        block: u32,
-        /// Blocks in the cache.
-        blocks: usize,
-    },
-    /// Two new tokens would be stored in the same place.
-    #[error("step {step}: block {block} is written by another step too")]
-    SharedBlock {
-        /// Index of the step in the batch.
-        step: usize,
-        /// The block id.
-        block: u32,
-    },
-}
-
 /// Why a model cannot be built.
 #[derive(Debug)]
 pub(crate) enum BuildError {
@@ -146,33 +71,9 @@ pub(crate) enum BuildError {
     Tensor(candle_core::Error),
 }
 
-/// The new tokens of a batch, packed into rows.
-struct Rows<'a> {
-    tokens: Vec<u32>,
-    placement: Placement<'a>,
-    /// Rows whose logits are wanted.
-    sampled: Vec<usize>,
-}
-
-impl<'a> Rows<'a> {
-    fn pack(batch: &[SequenceStep<'a>]) -> Result<Self, ForwardError> {
-        let mut tokens = Vec::new();
-        let mut sampled = Vec::new();
-        for step in batch {
-            tokens.extend_from_slice(step.tokens);
-            if step.logits {
-                sampled.push(tokens.len() - 1);
-            }
-        }
-        let steps = batch.iter();
-        let places = steps.map(|step| (step.start..step.start + step.tokens.len(), step.blocks));
-        let placement = Placement::new(places)
-            .map_err(|Clash { step, block }| ForwardError::SharedBlock { step, block })?;
-        Ok(Self {
-            tokens,
-            placement,
-            sampled,
-        })
+impl From<candle_core::Error> for BuildError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(error)
     }
 }
 
@@ -236,7 +137,10 @@ impl Llama {
         if let Some(profile) = &mut cpu.profile {
             profile.begin();
         }
-        self.check(cache, batch)?;
+        if !cache.fits(&self.config) {
+            return Err(ForwardError::ForeignCache);
+        }
+        check(&self.config, cache.blocks(), batch)?;
         let rows = Rows::pack(batch)?;
         cpu.buffers.logits.clear();
         if !rows.tokens.is_empty() {
@@ -249,52 +153,6 @@ impl Llama {
             data: &cpu.buffers.logits,
             vocab: self.config.vocab,
         })
-    }
-
-    fn check(&self, cache: &KvCache, batch: &[SequenceStep<'_>]) -> Result<(), ForwardError> {
-        if !cache.fits(&self.config) {
-            return Err(ForwardError::ForeignCache);
-        }
-        let (vocab, context) = (self.config.vocab, self.config.context);
-        for (step, sequence) in batch.iter().enumerate() {
-            if sequence.tokens.is_empty() {
-                return Err(ForwardError::NoTokens { step });
-            }
-            if let Some(&token) = sequence
-                .tokens
-                .iter()
-                .find(|&&token| token as usize >= vocab)
-            {
-                return Err(ForwardError::UnknownToken { step, token, vocab });
-            }
-            let tokens = sequence.start.saturating_add(sequence.tokens.len());
-            if tokens > context {
-                return Err(ForwardError::ContextExceeded {
-                    step,
-                    tokens,
-                    context,
-                });
-            }
-            let needed = tokens.div_ceil(BLOCK_TOKENS);
-            if sequence.blocks.len() < needed {
-                let blocks = sequence.blocks.len();
-                return Err(ForwardError::TableTooShort {
-                    step,
-                    blocks,
-                    tokens,
-                });
-            }
-            let blocks = cache.blocks();
-            let used = &sequence.blocks[..needed];
-            if let Some(&block) = used.iter().find(|&&block| block as usize >= blocks) {
-                return Err(ForwardError::UnknownBlock {
-                    step,
-                    block,
-                    blocks,
-                });
-            }
-        }
-        Ok(())
     }
 
     fn run<E: Element>(&self, cpu: &mut Cpu, cache: &mut KvCache, rows: &Rows<'_>) {

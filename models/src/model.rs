@@ -8,9 +8,10 @@ use crate::reference::{self, ReferenceModel};
 use crate::reference_vocab;
 use crate::source::ModelSource;
 use crate::store::{self, CatalogueEntry};
+use crate::tensors::{TensorCache, TensorDevice, TensorLlama};
 use crate::tokenizer::{ChatTokenizer, TokenizerError};
-use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
+use candle_core::quantized::{GgmlDType, QTensor};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,13 +36,13 @@ impl WeightsDtype {
     }
 }
 
-/// A model that can run.
+/// A model that can run, with one of the forward passes: [`Llama`] or [`TensorLlama`].
 #[derive(Debug)]
-pub struct Model {
+pub struct Model<L = Llama> {
     /// What a report says about it.
     pub info: ModelInfo,
     /// The forward pass.
-    pub llama: Llama,
+    pub llama: L,
     /// Tokenizer and chat template.
     pub chat: Arc<ChatTokenizer>,
 }
@@ -212,6 +213,14 @@ pub enum LoadError {
     /// Weights could not be prepared.
     #[error("weights cannot be prepared")]
     Prepare(#[source] Box<candle_core::Error>),
+    /// The device is not there, or this build cannot use it.
+    #[error("device `{device}` cannot be opened")]
+    Device {
+        /// The device.
+        device: TensorDevice,
+        /// What the tensor library says.
+        source: Box<candle_core::Error>,
+    },
     /// There is no memory for the weights.
     #[error("there is no memory for the weights")]
     Memory(#[source] io::Error),
@@ -232,33 +241,21 @@ impl From<candle_core::Error> for LoadError {
     }
 }
 
+/// What a forward pass is built from.
+struct Weights<'a> {
+    config: LlamaConfig,
+    tied: bool,
+    rope_factors: Option<Vec<f32>>,
+    /// The format in memory of each tensor.
+    format: &'a dyn Fn(&TensorSpec) -> GgmlDType,
+    /// Yields each tensor once, in order, already checked against its spec.
+    read: &'a mut dyn FnMut(&TensorSpec) -> Result<QTensor, LoadError>,
+}
+
 impl Model {
     /// Loads weights and tokenizer.
     pub fn load(source: &ModelSource, dtype: WeightsDtype) -> Result<Self, LoadError> {
-        let (file, identity) = match source {
-            ModelSource::Reference(model) => {
-                return Self::from_recipe(*model, &model.recipe(), dtype);
-            }
-            ModelSource::Catalogue(entry) => open_entry(entry)?,
-            ModelSource::File(path) => open_file(path)?,
-        };
-        let mut file = file;
-        let (info, config, chat) = describe_file(&file, source, identity, dtype)?;
-        let factors = file.rope_factors(&config)?;
-        let tied = file.is_tied();
-        let formats: BTreeMap<_, _> = config
-            .tensors(tied)
-            .into_iter()
-            .map(|spec| Ok((spec.name.clone(), file.check(&spec)?)))
-            .collect::<Result<_, LoadError>>()?;
-        let llama = Llama::build(
-            config,
-            tied,
-            factors.as_deref(),
-            |spec| dtype.of(formats[&spec.name]),
-            |spec| file.read(spec),
-        )?;
-        Ok(Self { info, llama, chat })
+        load(source, dtype, build_llama)
     }
 
     /// A reference model with another layer format than its own, to compare formats.
@@ -268,31 +265,96 @@ impl Model {
         layers: GgmlDType,
         dtype: WeightsDtype,
     ) -> Result<Self, LoadError> {
-        Self::from_recipe(
-            model,
-            &reference::Recipe {
-                layers,
-                ..model.recipe()
-            },
-            dtype,
-        )
+        let recipe = reference::Recipe {
+            layers,
+            ..model.recipe()
+        };
+        from_recipe(model, &recipe, dtype, build_llama)
     }
+}
 
-    fn from_recipe(
-        model: ReferenceModel,
-        recipe: &reference::Recipe,
+impl Model<TensorLlama> {
+    /// Loads weights, onto a device, and tokenizer.
+    pub fn load_on(
+        device: TensorDevice,
+        source: &ModelSource,
         dtype: WeightsDtype,
     ) -> Result<Self, LoadError> {
-        let (info, chat) = describe_reference(model, recipe, dtype);
-        let llama = Llama::build(
-            model.config(),
-            true,
-            None,
-            |spec| dtype.of(recipe.format(spec)),
-            |spec| Ok::<_, LoadError>(recipe.tensor(spec)?),
-        )?;
-        Ok(Self { info, llama, chat })
+        let opened = device.open().map_err(|source| LoadError::Device {
+            device,
+            source: Box::new(source),
+        })?;
+        let mut model = load(source, dtype, |weights| {
+            TensorLlama::build(
+                opened,
+                weights.config,
+                weights.tied,
+                weights.rope_factors.as_deref(),
+                weights.format,
+                weights.read,
+            )
+        })?;
+        let per_block = TensorCache::bytes_per_block(model.llama.config(), KvFormat::F16);
+        model.info.kv_bytes_per_token = (per_block / BLOCK_TOKENS) as u64;
+        Ok(model)
     }
+}
+
+fn build_llama(weights: Weights<'_>) -> Result<Llama, LoadError> {
+    Llama::build(
+        weights.config,
+        weights.tied,
+        weights.rope_factors.as_deref(),
+        weights.format,
+        weights.read,
+    )
+}
+
+fn load<L>(
+    source: &ModelSource,
+    dtype: WeightsDtype,
+    build: impl FnOnce(Weights<'_>) -> Result<L, LoadError>,
+) -> Result<Model<L>, LoadError> {
+    let (mut file, identity) = match source {
+        ModelSource::Reference(model) => {
+            return from_recipe(*model, &model.recipe(), dtype, build);
+        }
+        ModelSource::Catalogue(entry) => open_entry(entry)?,
+        ModelSource::File(path) => open_file(path)?,
+    };
+    let (info, config, chat) = describe_file(&file, source, identity, dtype)?;
+    let rope_factors = file.rope_factors(&config)?;
+    let tied = file.is_tied();
+    let formats: BTreeMap<_, _> = config
+        .tensors(tied)
+        .into_iter()
+        .map(|spec| Ok((spec.name.clone(), file.check(&spec)?)))
+        .collect::<Result<_, LoadError>>()?;
+    let llama = build(Weights {
+        config,
+        tied,
+        rope_factors,
+        format: &|spec| dtype.of(formats[&spec.name]),
+        read: &mut |spec| file.read(spec),
+    })?;
+    Ok(Model { info, llama, chat })
+}
+
+fn from_recipe<L>(
+    model: ReferenceModel,
+    recipe: &reference::Recipe,
+    dtype: WeightsDtype,
+    build: impl FnOnce(Weights<'_>) -> Result<L, LoadError>,
+) -> Result<Model<L>, LoadError> {
+    let (info, chat) = describe_reference(model, recipe, dtype);
+    let llama = build(Weights {
+        config: model.config(),
+        tied: true,
+        rope_factors: None,
+        format: &|spec| dtype.of(recipe.format(spec)),
+        read: &mut |spec| Ok(recipe.tensor(spec)?),
+    })?;
+    Ok(Model { info, llama, chat })
 }
 
 /// Loads what is needed to turn text into tokens and back, without the weights.

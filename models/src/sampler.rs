@@ -24,6 +24,13 @@ pub struct SamplingParams {
     pub seed: u64,
 }
 
+impl SamplingParams {
+    /// Whether the most probable token is taken, without a draw.
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.temperature.is_nan() || self.temperature <= 0.0 || self.top_k == Some(1)
+    }
+}
+
 /// Chooses the token after `logits`. `output_index` counts the tokens the request has produced.
 /// Of equally probable tokens the lowest id counts as the more probable.
 pub fn sample(logits: &[f32], params: &SamplingParams, output_index: u64) -> u32 {
@@ -85,7 +92,7 @@ fn sample_with(level: Level, logits: &[f32], draw: &Draw<'_>, weights: &mut Vec<
     let params = &draw.params;
     let temperature = params.temperature;
     let maximum = level.run(Largest(logits));
-    if temperature.is_nan() || temperature <= 0.0 || params.top_k == Some(1) {
+    if params.is_greedy() {
         return first(logits, maximum);
     }
     let total = level.run(Weigh {

@@ -214,11 +214,10 @@ pub const STATISTICS: [(&str, &str); 6] = [
 ];
 
 const TOKENS: Unit = Unit::PerSecond("tok/s");
-const OTHERS: [(&str, &str, Unit, Better); 14] = [
-    ("per_query_usd", "Cost per query", Unit::Usd, Better::Lower),
+const OTHERS: [(&str, &str, Unit, Better); 13] = [
     (
-        "per_goodput_query_usd",
-        "Cost per query within the SLO",
+        "usd_per_query",
+        "Cost per served query",
         Unit::Usd,
         Better::Lower,
     ),
@@ -369,26 +368,27 @@ impl Subject {
     }
 
     fn put_cost(&mut self, cost: &Cost) {
-        self.usd_per_hour = Some(cost.usd_per_hour);
+        self.usd_per_hour = Some(cost.usd_per_hour.mid);
         self.devices = Some(cost.units);
-        let figures = [
-            ("per_query_usd", cost.per_query_usd),
-            ("per_goodput_query_usd", cost.per_goodput_query_usd),
+        let served = cost.served.map_or(0, |served| served.requests);
+        let figures = &cost.at_this_load;
+        for (key, value) in [
+            ("usd_per_query", figures.usd_per_query),
             (
                 "usd_per_million_input_tokens",
-                cost.usd_per_million_input_tokens,
+                figures.usd_per_million_input_tokens,
             ),
             (
                 "usd_per_million_output_tokens",
-                cost.usd_per_million_output_tokens,
+                figures.usd_per_million_output_tokens,
             ),
             (
                 "usd_per_million_total_tokens",
-                cost.usd_per_million_total_tokens,
+                figures.usd_per_million_total_tokens,
             ),
-        ];
-        for (key, value) in figures {
-            self.put_with(key, value, cost.ci95.get(key).copied(), cost.queries);
+        ] {
+            let ends = value.map(|value| (value.low, value.high));
+            self.put_with(key, value.map(|value| value.mid), ends, served);
         }
     }
 }

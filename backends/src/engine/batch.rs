@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use models::SamplingParams;
+use models::{Draw, SamplingParams, SequenceStep};
 
 /// A request as the engine knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +61,28 @@ impl Batch {
     /// Rows that sample.
     pub fn samples(&self) -> usize {
         self.rows.iter().filter(|row| row.sample.is_some()).count()
+    }
+
+    /// The rows as the model's forward pass takes them.
+    pub(crate) fn steps(&self) -> Vec<SequenceStep<'_>> {
+        let step = |row: &Row| SequenceStep {
+            tokens: &self.tokens[row.tokens.clone()],
+            start: row.start,
+            blocks: &self.blocks[row.blocks.clone()],
+            logits: row.sample.is_some(),
+        };
+        self.rows.iter().map(step).collect()
+    }
+
+    /// What is drawn, for each row that samples.
+    pub(crate) fn draws(&self) -> Vec<Draw<'_>> {
+        let samples = self.rows.iter().filter_map(|row| row.sample.as_ref());
+        let draws = samples.map(|sample| Draw {
+            params: sample.params,
+            output_index: sample.output_index,
+            forbidden: sample.forbidden.as_deref().unwrap_or_default(),
+        });
+        draws.collect()
     }
 
     pub(super) fn push(

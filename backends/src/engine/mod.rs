@@ -13,6 +13,7 @@ mod scheduler;
 mod times;
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,6 +46,20 @@ pub trait Executor: Send + 'static {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct DeviceError(pub String);
+
+impl DeviceError {
+    /// Runs a step; a panic in it is an error of the device, not the end of the engine.
+    pub(crate) fn catch(
+        step: impl FnOnce() -> Result<StepOutput, Self>,
+    ) -> Result<StepOutput, Self> {
+        catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| {
+            let words = panic.downcast_ref::<String>().map(String::as_str);
+            let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+            let words = words.unwrap_or("no message");
+            Err(Self(format!("the model panicked: {words}")))
+        })
+    }
+}
 
 /// Continuous batching over one device.
 #[derive(Debug)]

@@ -57,7 +57,7 @@ fn answer(asks: &[Ask], capacity: Capacity, cache: PrefixCache) -> (Vec<Vec<u32>
 }
 
 /// The CPU executor is done when it returns.
-fn ready<F: Future>(future: F) -> F::Output {
+pub(crate) fn ready<F: Future>(future: F) -> F::Output {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {
         std::task::Poll::Ready(output) => output,

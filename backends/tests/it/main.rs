@@ -2,5 +2,6 @@
 
 mod answers;
 mod fakes;
+mod kernels;
 mod plugin;
 mod probes;

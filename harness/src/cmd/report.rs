@@ -107,7 +107,7 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) fn export(args: &ExportArgs) -> Result<Ending> {
-    let report = read_report(&args.dir.join("report.json"))?;
+    let report = read(&args.dir.join("report.json"))?;
     let path = args.dir.join("requests.jsonl");
     let records = read_records(&path).with_context(|| format!("`{}`", path.display()))?;
     let folder = args.out.as_ref().unwrap_or(&args.dir);

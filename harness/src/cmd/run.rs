@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use models::{Model, load_tokenizer};
 use reports::Report;
 use reports::capacity::GoodBlock;
 use reports::dialect::Dialect;
@@ -119,24 +118,22 @@ pub(super) fn default_folder(plan: &Plan, prefix: &str) -> PathBuf {
 }
 
 fn load_model(plan: &Plan) -> Result<Served> {
-    if plan.target == Target::Cpu {
-        note(&format!("loading {} …", plan.model_name));
-        let model = Model::load(&plan.model, plan.weights)?;
-        note(&format!(
-            "{}: {:.1} M parameters, {}, {} of weights, KV pool {}",
-            model.info.name,
-            model.info.parameters as f64 / 1e6,
-            model.info.weights,
-            show_bytes(model.info.weight_bytes),
-            show_bytes(plan.engine.kv_memory_bytes)
-        ));
-        return Ok(Served::Loaded(Box::new(model)));
+    let load = || Served::load(&plan.target, plan.engine.kernels, &plan.model, plan.weights);
+    if !matches!(plan.target, Target::Cpu | Target::Cuda(_)) {
+        return Ok(load()?);
     }
-    let (info, tokenizer) = load_tokenizer(&plan.model)?;
-    if let Target::Plugin { .. } = plan.target {
-        return Ok(Served::Filed(info, tokenizer, plan.model.file()));
-    }
-    Ok(Served::Described(info, tokenizer))
+    note(&format!("loading {} …", plan.model_name));
+    let served = load()?;
+    let info = served.info();
+    note(&format!(
+        "{}: {:.1} M parameters, {}, {} of weights, KV pool {}",
+        info.name,
+        info.parameters as f64 / 1e6,
+        info.weights,
+        show_bytes(info.weight_bytes),
+        show_bytes(plan.engine.kv_memory_bytes)
+    ));
+    Ok(served)
 }
 
 /// The sessions of the run, once it is sure that the model can take them.
@@ -147,7 +144,7 @@ fn session_source(
 ) -> Result<SessionSource> {
     let (pool, per_token) = (plan.engine.kv_memory_bytes, info.kv_bytes_per_token.max(1));
     let held = match plan.target {
-        Target::Cpu | Target::Sim(_) | Target::Plugin { .. } => {
+        Target::Cpu | Target::Cuda(_) | Target::Sim(_) | Target::Plugin { .. } => {
             (pool / per_token).saturating_sub(64)
         }
         Target::Http(_) => u64::MAX,

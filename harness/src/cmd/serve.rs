@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use backends::{Clock, Nanos};
 use clap::Args;
-use models::{Model, load_tokenizer};
 use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
@@ -130,16 +129,11 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
 }
 
 fn load(plan: &EnginePlan) -> Result<Served> {
-    let served = if plan.target == Target::Cpu {
+    if plan.target == Target::Cpu {
         note(&format!("loading {} …", plan.model_name));
-        Served::Loaded(Box::new(Model::load(&plan.model, plan.weights)?))
-    } else {
-        let (info, tokenizer) = load_tokenizer(&plan.model)?;
-        match plan.target {
-            Target::Plugin { .. } => Served::Filed(info, tokenizer, plan.model.file()),
-            _ => Served::Described(info, tokenizer),
-        }
-    };
+    }
+    let kernels = plan.engine.kernels;
+    let served = Served::load(&plan.target, kernels, &plan.model, plan.weights)?;
     let (pool, info) = (plan.engine.kv_memory_bytes, served.info());
     let held = pool / info.kv_bytes_per_token.max(1);
     ensure!(

@@ -32,7 +32,7 @@ fn mistakes_in_flags_and_files_are_named() {
         (&["run", "--workload", "wl.toml"], "wl.toml"),
         (&["run", "--workload", "random:5/3"], "too short"),
         (&["run", "--target", "sim:abacus"], "`sim:h100`"),
-        (&["run", "--target", "cuda:0"], "no CUDA engine yet"),
+        (&["run", "--target", "cuda:x"], "with the number of a GPU"),
         (&["run", "--model", "gpt"], "gpt"),
         (&["run", "--price", "price.toml"], "price.toml"),
         (

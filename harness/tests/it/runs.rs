@@ -279,3 +279,34 @@ fn a_result_folder_can_be_rendered_again() {
         .collect();
     assert!(errors.is_empty(), "{errors:?}");
 }
+
+#[test]
+fn candle_s_kernels_run_the_same_model() {
+    let sandbox = Sandbox::new();
+    let load = "--workload random:40/8 --users 2 --requests 6 --warmup 0s --duration 60s";
+    let line = format!("run --engine candle --model ref-tiny {load} --out out");
+    // The verdict of so few requests is open, and so is the machine's load.
+    let ran = sandbox.run_line(&line);
+    assert!(matches!(ran.code, Some(0 | 1)), "{}", ran.err);
+    let found = report(&sandbox.path("out"));
+    let detail = |name: &str| found.target.details[name].clone();
+    assert_eq!(
+        [detail("engine"), detail("kernels")],
+        ["candle", "candle"].map(ToOwned::to_owned)
+    );
+    let records = records(&sandbox.path("out"));
+    let answered = |record: &reports::RequestRecord| {
+        (record.outcome.clone(), record.output_tokens) == (Outcome::Ok, 8)
+    };
+    assert_eq!(records.len(), 6);
+    assert!(records.iter().all(answered), "{records:?}");
+    for (flags, message) in [
+        ("--engine fast", "accepted are `own` and `candle`"),
+        ("--engine candle --pin on", "only engine `own` takes it"),
+    ] {
+        sandbox
+            .run_line(&format!("run {flags}"))
+            .ends_with(2)
+            .says(message);
+    }
+}

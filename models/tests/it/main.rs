@@ -9,6 +9,7 @@ mod forward;
 mod golden;
 mod naive;
 mod support;
+mod tensors;
 
 /// A processor with so many threads.
 fn cpu(threads: usize) -> Cpu {

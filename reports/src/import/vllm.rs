@@ -28,7 +28,6 @@ pub(super) const STATISTICS: [(&str, &str); 6] = [
 
 pub(super) fn subject(value: &Value) -> Result<Subject, ImportError> {
     let model = text(value, "/model_id");
-    let backend = text(value, "/backend").or_else(|| text(value, "/endpoint_type"));
     let own = text(value, "/label").or_else(|| text(value, "/backend"));
     let own = own.or_else(|| text(value, "/endpoint_type"));
     let label: Vec<String> = [own, model.clone()].into_iter().flatten().collect();

@@ -11,7 +11,7 @@ use crate::compare::{BreakEven, Comparison, Entry, Finding, Ratio};
 use crate::subject::{FigureKind, Subject, SubjectFigure, Unit, figures};
 
 use super::Style;
-use super::format::{duration, duration_interval, interval, percent, significant, usd, usd_exact};
+use super::format::{duration, duration_interval, interval, percent, significant, usd};
 use super::markdown::cell;
 use super::terminal::{Paint, one_line, wrapped};
 
@@ -24,9 +24,8 @@ const RATIO: usize = 26;
 /// Others beside the reference in one table of at most 100 columns.
 const OTHERS: usize = 2;
 /// Figures that are shown in a terminal; the rest is in Markdown, the page and JSON.
-const SHOWN: [&str; 19] = [
-    "per_query_usd",
-    "per_goodput_query_usd",
+const SHOWN: [&str; 18] = [
+    "usd_per_query",
     "usd_per_million_output_tokens",
     "goodput_share",
     "goodput_rate",
@@ -143,7 +142,7 @@ fn about(subject: &Subject) -> String {
         load.target_rate
             .map(|rate| format!("{} req/s", significant(rate))),
         load.concurrency.map(|users| format!("{users} at a time")),
-        price.map(|usd| format!("{}/h", usd_exact((usd * 1e4).round() / 1e4))),
+        price.map(|dollars| format!("{}/h", usd(dollars))),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
 }
@@ -260,7 +259,6 @@ fn table(comparison: &Comparison, group: &[usize], paint: Paint) -> Vec<String> 
 /// A name of at most nineteen letters.
 fn short_name(kind: &FigureKind) -> String {
     let name = match kind.key.as_str() {
-        "per_goodput_query_usd" => "… within the SLO",
         "usd_per_million_output_tokens" => "Cost 1M output",
         "goodput_rate" => "Goodput /s",
         "request_rate" => "Requests /s",

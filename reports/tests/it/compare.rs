@@ -107,7 +107,7 @@ fn a_faster_device_is_found_to_be_so() {
         Some(row.entries[1]?.ratio?.finding)
     };
     assert_eq!(finding("ttft_s.p50"), Some(Finding::Better));
-    assert_eq!(finding("per_query_usd"), Some(Finding::Worse));
+    assert_eq!(finding("usd_per_query"), Some(Finding::Worse));
     assert_eq!(finding("request_rate"), Some(Finding::NoDifferenceShown));
     let again = compare(found.subjects.clone(), 1, &[]);
     let again = again.expect("the other way round");

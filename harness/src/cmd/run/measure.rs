@@ -352,7 +352,7 @@ fn sessions_ahead(plan: &Plan, users: u32, cycle_s: f64) -> u64 {
     let most = plan.max_requests.map_or(f64::MAX, |most| most as f64);
     match plan.target {
         Target::Http(_) => wanted.min(MOST_TOKENS / tokens).min(most) as u64,
-        Target::Cpu | Target::Sim(_) | Target::Plugin { .. } => 0,
+        Target::Cpu | Target::Cuda(_) | Target::Sim(_) | Target::Plugin { .. } => 0,
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
 const MOST_SERIES: usize = 8;
 /// Figures that stand on top, the most important one first.
 const HEADLINES: [&str; 9] = [
-    "per_query_usd",
+    "usd_per_query",
     "usd_per_million_output_tokens",
     "goodput_rate",
     "output_tokens_per_s",
@@ -119,7 +119,7 @@ fn figure_term(kind: &FigureKind) -> &'static str {
         .find(|metric| kind.key.starts_with(&format!("{}_s.", metric.name())));
     match (of_metric, kind.key.as_str()) {
         (Some(metric), _) => metric_term(metric),
-        (None, "per_query_usd" | "per_goodput_query_usd") => "cost_per_query",
+        (None, "usd_per_query") => "cost_per_query",
         (None, key) if key.starts_with("usd_per_million") => "cost_per_million",
         (None, key) if key.starts_with("goodput") => "goodput",
         (None, _) => "throughput",
