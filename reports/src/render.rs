@@ -117,3 +117,8 @@ pub fn curve_terminal(curve: &LoadCurve) -> String {
 pub fn curve_markdown(curve: &LoadCurve) -> String {
     curve::markdown(curve)
 }
+
+/// The same as a page of its own, with plots.
+pub fn curve_html(curve: &LoadCurve) -> String {
+    curve::html(curve)
+}

@@ -16,7 +16,7 @@ use crate::preflight::Preflight;
 use crate::validity::Validity;
 
 /// Version of the schema that this build writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// A whole report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

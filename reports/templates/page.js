@@ -18,6 +18,8 @@
     share: (v) => (v * 100).toFixed(2) + ' %',
     count: digits,
     power: (v) => digits(v) + ' W',
+    within: (v) => (v * 100).toFixed(2) + ' %',
+    usd: (v) => '$' + digits(v),
   };
   const scales = {
     linear: [(a, v) => (v - a.min) / (a.max - a.min), (a, f) => a.min + f * (a.max - a.min)],

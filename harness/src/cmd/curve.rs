@@ -280,11 +280,30 @@ impl<'a> Probes<'a> {
     }
 }
 
+/// Reads a curve of this schema.
+pub(super) fn read(path: &Path) -> Result<LoadCurve> {
+    let place = || format!("`{}`", path.display());
+    let text = std::fs::read_to_string(path).with_context(place)?;
+    let value: serde_json::Value = serde_json::from_str(&text).with_context(place)?;
+    let version = value["schema_version"].as_u64();
+    ensure!(
+        version == Some(u64::from(SCHEMA_VERSION)),
+        "{}: schema_version is {version:?}; accepted is {SCHEMA_VERSION}",
+        place()
+    );
+    serde_json::from_value(value).with_context(place)
+}
+
 /// Writes the renderings and prints the curve.
 pub(super) fn show(curve: &LoadCurve, out: &Path, as_json: bool) -> Result<()> {
-    let path = out.join("curve.md");
-    std::fs::write(&path, render::curve_markdown(curve))
-        .with_context(|| format!("`{}`", path.display()))?;
+    for (name, text) in [
+        ("curve.md", render::curve_markdown(curve)),
+        ("curve.html", render::curve_html(curve)),
+    ] {
+        let path = out.join(name);
+        std::fs::write(&path, text).with_context(|| format!("`{}`", path.display()))?;
+    }
+    note(&format!("\n{}", out.join("curve.html").display()));
     if as_json {
         return Ok(print(&format!(
             "{}\n",

@@ -80,6 +80,12 @@ impl PriceArgs {
 }
 
 pub(super) fn run(args: &ReportArgs) -> Result<Ending> {
+    let curve = args.dir.join("curve.json");
+    if curve.exists() {
+        let curve = super::curve::read(&curve)?;
+        super::curve::show(&curve, &args.dir, args.json)?;
+        return Ok(Ending::Done);
+    }
     let path = args.dir.join("report.json");
     let mut report = read(&path)?;
     if args.price.apply(&mut report)? {

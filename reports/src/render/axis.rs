@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::format::{duration, significant};
+use super::format::{duration, significant, usd};
 
 /// How values are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -32,6 +32,10 @@ pub(super) enum Kind {
     Count,
     /// Watts.
     Power,
+    /// A share of requests, as a line.
+    Within,
+    /// US dollars.
+    Usd,
 }
 
 /// One axis.
@@ -131,7 +135,8 @@ impl Axis {
             Kind::Latency => tick_duration(value),
             Kind::Elapsed => format!("{} s", plain(value)),
             Kind::Quantile => format!("p{}", plain(value * 100.0)),
-            Kind::Share => format!("{} %", plain(value * 100.0)),
+            Kind::Share | Kind::Within => format!("{} %", plain(value * 100.0)),
+            Kind::Usd => usd(value),
             Kind::Count => plain(value),
             Kind::Power => format!("{} W", plain(value)),
         }
@@ -143,7 +148,8 @@ impl Axis {
             Kind::Latency => duration(value),
             Kind::Elapsed => format!("{} s", plain(value)),
             Kind::Quantile => self.label(value),
-            Kind::Share => format!("{:.2} %", value * 100.0),
+            Kind::Share | Kind::Within => format!("{:.2} %", value * 100.0),
+            Kind::Usd => usd(value),
             Kind::Count => significant(value),
             Kind::Power => format!("{} W", significant(value)),
         }

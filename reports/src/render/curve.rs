@@ -1,8 +1,12 @@
-//! A load curve as a table: terminal and Markdown.
+//! A load curve as a table: terminal and Markdown; its page is in `page`.
+
+mod page;
 
 use crate::capacity::Decision;
 use crate::cost::Estimate;
 use crate::load_curve::{LoadCurve, Point};
+
+pub(super) use page::html;
 
 use super::format::{duration, interval, percent, significant, usd};
 
