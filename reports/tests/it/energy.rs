@@ -10,15 +10,15 @@ use crate::synthetic::{self, Story};
 const SECOND: u64 = 1_000_000_000;
 const WINDOW: Span = Span {
     start_ns: 10 * SECOND,
-    end_ns: 70 * SECOND,
+    end_ns: 130 * SECOND,
 };
 
-/// Samples of a device from second 5 to 75, ten in a second.
+/// Samples of a device from second 5 to 135, ten in a second.
 fn samples(
     power: impl Fn(f64) -> Option<f64>,
     energy: impl Fn(f64) -> Option<f64>,
 ) -> Vec<PowerSample> {
-    (50..=750)
+    (50..=1350)
         .map(|tick| {
             // Not quite on the beat, as in life.
             let at_ns = tick * SECOND / 10 + (tick * 7_919) % 9_000_000;
@@ -83,7 +83,7 @@ fn wave(at_s: f64) -> f64 {
 }
 
 fn wave_joules() -> f64 {
-    300.0 * 60.0 + 300.0 * ((10.0_f64 / 3.0).cos() - (70.0_f64 / 3.0).cos())
+    300.0 * 120.0 + 300.0 * ((10.0_f64 / 3.0).cos() - (130.0_f64 / 3.0).cos())
 }
 
 #[test]
@@ -92,20 +92,20 @@ fn sampled_power_gives_the_known_integral() {
     near(energy.joules, wave_joules(), 1e-4);
     assert_eq!((energy.method.as_str(), energy.gaps), ("trapezoid", 0));
     assert_eq!(energy.source, "dcmi: a power");
-    assert_eq!(energy.samples, 600);
-    near(energy.mean_power_w, wave_joules() / 60.0, 1e-4);
+    assert_eq!(energy.samples, 1200);
+    near(energy.mean_power_w, wave_joules() / 120.0, 1e-4);
     near(energy.max_power_w, 400.0, 0.01);
 }
 
 #[test]
 fn a_counter_is_preferred_and_its_wraps_are_undone() {
-    // 250 W; the counter begins again at 4000 J, so some four times in the window.
+    // 250 W; the counter begins again at 4000 J, so some seven times in the window.
     let counter = |at: f64| Some((250.0 * at + 1234.0) % 4_000.0);
     let mut device = track("package-0", samples(|_| Some(260.0), counter));
     device.counter_range_j = Some(4_000.0);
     let energy = found(vec![device.clone()]);
-    near(energy.joules, 15_000.0, 1e-9);
-    near(energy.joules_by_power, 15_600.0, 1e-9);
+    near(energy.joules, 30_000.0, 1e-9);
+    near(energy.joules_by_power, 31_200.0, 1e-9);
     assert_eq!(
         (energy.method.as_str(), energy.source.as_str()),
         ("counter", "dcmi: a counter")
@@ -120,7 +120,7 @@ fn a_counter_is_preferred_and_its_wraps_are_undone() {
     device.counter_range_j = None;
     let energy = found(vec![device.clone()]);
     assert_eq!(energy.method, "trapezoid");
-    near(energy.joules, 15_600.0, 1e-9);
+    near(energy.joules, 31_200.0, 1e-9);
     // Without that either there is no figure.
     for sample in &mut device.samples {
         sample.power_w = None;
@@ -140,7 +140,7 @@ fn all_devices_count_once_and_one_without_a_figure_spoils_the_sum() {
     shared.is_counted_elsewhere = true;
     shared.reason = Some("shared with device 0, and counted there".to_owned());
     let energy = found(vec![own.clone(), shared, other]);
-    near(energy.joules, 9_000.0, 1e-9);
+    near(energy.joules, 18_000.0, 1e-9);
     assert_eq!(energy.devices.len(), 3);
     assert_eq!(energy.devices[1].joules, None);
     let mut silent = track("3", samples(none, none));
@@ -149,7 +149,7 @@ fn all_devices_count_once_and_one_without_a_figure_spoils_the_sum() {
     assert_eq!(energy.joules, None);
     let why = &energy.null_reasons["joules"];
     assert_eq!(why, "3: there is no power (-8255 (not supported))");
-    near(energy.devices[0].joules, 6_000.0, 1e-9);
+    near(energy.devices[0].joules, 12_000.0, 1e-9);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn telemetry_that_is_not_good_enough_gives_no_figure() {
         found(vec![track("0", all)])
     };
     let fine = without(20.0, 24.0);
-    near(fine.joules, 6_000.0, 1e-9);
+    near(fine.joules, 12_000.0, 1e-9);
     assert_eq!(fine.gaps, 1);
     assert!(
         (4.0..4.3).contains(&fine.longest_gap_s),
@@ -168,13 +168,13 @@ fn telemetry_that_is_not_good_enough_gives_no_figure() {
         fine.longest_gap_s
     );
     for (energy, part) in [
-        (without(20.0, 27.0), "are gaps between samples of power"),
+        (without(20.0, 33.0), "are gaps between samples of power"),
         (
             without(0.0, 12.0),
-            "telemetry covers 58.0 s of the window of 60.0 s",
+            "telemetry covers 118.0 s of the window of 120.0 s",
         ),
-        (without(65.0, 99.0), "of the window of 60.0 s"),
-        (without(0.0, 99.0 - 24.05), "one sample of power only"),
+        (without(125.0, 199.0), "of the window of 120.0 s"),
+        (without(0.0, 134.95), "one sample of power only"),
         (found(vec![]), "no device gave power or energy"),
     ] {
         assert_eq!(energy.joules, None, "{part}");
@@ -182,11 +182,11 @@ fn telemetry_that_is_not_good_enough_gives_no_figure() {
         assert!(why.contains(part), "{why}");
         assert_eq!(energy.joules_per_query, None);
     }
-    // A counter that an exporter repeats for ten seconds is no counter for a minute's window.
-    let slow = |at: f64| Some((at / 10.0).floor() * 1_000.0);
+    // A counter that an exporter repeats for 15 seconds is no counter for a window of two minutes.
+    let slow = |at: f64| Some((at / 15.0).floor() * 1_000.0);
     let energy = found(vec![track("0", samples(none, slow))]);
     let why = &energy.null_reasons["joules"];
-    assert!(why.contains("changed 6 times"), "{why}");
+    assert!(why.contains("changed 8 times"), "{why}");
 }
 
 #[test]
@@ -196,16 +196,16 @@ fn what_one_query_takes_follows_from_the_window() {
     let summary = &report.summary;
     near(
         energy.joules_per_query,
-        6_000.0 / summary.completed() as f64,
+        12_000.0 / summary.completed() as f64,
         1e-9,
     );
     near(
         energy.joules_per_output_token,
-        6_000.0 / summary.output_tokens as f64,
+        12_000.0 / summary.output_tokens as f64,
         1e-9,
     );
     let all = summary.input_tokens + summary.output_tokens;
-    near(energy.joules_per_token, 6_000.0 / all as f64, 1e-9);
+    near(energy.joules_per_token, 12_000.0 / all as f64, 1e-9);
     let (low, high) = energy.ci95["joules_per_query"];
     let (slow, fast) = summary.request_rate.ci95.expect("an interval");
     assert!((low - 100.0 / fast).abs() < 1e-9 && (high - 100.0 / slow).abs() < 1e-9);
@@ -214,7 +214,7 @@ fn what_one_query_takes_follows_from_the_window() {
 #[test]
 fn the_series_has_the_power_of_each_covered_second() {
     let telemetry = telemetry(vec![track("0", samples(|at| Some(10.0 * at), none))]);
-    let mut series: Vec<SecondPoint> = (0..80)
+    let mut series: Vec<SecondPoint> = (0..140)
         .map(|t_s| SecondPoint {
             t_s,
             ..SecondPoint::default()
@@ -222,7 +222,7 @@ fn the_series_has_the_power_of_each_covered_second() {
         .collect();
     energy::fill_series(&telemetry, 0, &mut series);
     assert_eq!(series[3].power_w, None);
-    assert_eq!(series[78].power_w, None);
+    assert_eq!(series[138].power_w, None);
     near(series[30].power_w, 305.0, 1e-6);
 }
 
