@@ -66,7 +66,7 @@ fn greedy_answers_are_those_of_the_own_kernels() {
     let prompts: Vec<Arc<[u32]>> = (0..6_u32)
         .map(|id| {
             let shared = (0..40).map(|i| 300 + i * 7);
-            shared.chain((0..10 + id * 9).map(|i| 400 + (id * 31 + i * 13) % 5000))
+            shared.chain((0..10 + id * 9).map(move |i| 400 + (id * 31 + i * 13) % 5000))
         })
         .map(Iterator::collect)
         .collect();
