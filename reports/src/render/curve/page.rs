@@ -26,7 +26,7 @@ fn page(curve: &LoadCurve) -> Page {
         .map(|point| format!("{}: {}", point.folder, point.invalid.join(" ")))
         .collect();
     let part = |id, title: &str, block: Option<Block>| Some(Part::new(id, title, vec![block?]));
-    let notes = (!invalid.is_empty()).then(|| Block::List(invalid));
+    let notes = (!invalid.is_empty()).then_some(Block::List(invalid));
     let parts = [
         part("runs", "Runs", Some(table(curve))),
         part("load", "By load", plots(load_plots(curve, &levels))),
@@ -217,92 +217,60 @@ fn drawn(levels: &[Vec<&Point>], draft: Draft) -> Plot {
 }
 
 fn load_plots(curve: &LoadCurve, levels: &[Vec<&Point>]) -> Vec<Plot> {
-    let x: Pick = |point| Some(point.load);
     let by = match curve.unit {
         LoadUnit::RequestsPerSecond => "requests per second",
         LoadUnit::Users => "users",
     };
-    let draft = |id, title, what: &str, kind, lines| Draft {
-        id,
-        title,
-        caption: format!("{what}, by {by}."),
-        kind,
-        x,
-        lines,
+    let plot = |id, title, what: &str, kind, lines: &[(&'static str, u8, Pick)]| {
+        let draft = Draft {
+            id,
+            title,
+            caption: format!("{what}, by {by}."),
+            kind,
+            x: |point| Some(point.load),
+            lines: lines.to_vec(),
+        };
+        drawn(levels, draft)
     };
-    let mut within = drawn(
-        levels,
-        draft(
-            "within",
-            "Within the SLO",
-            "Share of requests that met every limit",
-            Kind::Within,
-            vec![("Within the SLO", 2, |point: &Point| point.share)],
-        ),
-    );
+    let what = "Share of requests that met every limit";
+    let share: [(&str, u8, Pick); 1] = [("Within the SLO", 2, |point| point.share)];
+    let mut within = plot("within", "Within the SLO", what, Kind::Within, &share);
     if let Some(found) = &curve.search {
         within.levels.push((found.goal_share, "goal"));
-        within
-            .marks
-            .extend(found.capacity.load.map(|load| (load, "capacity")));
+        let capacity = found.capacity.load;
+        within.marks.extend(capacity.map(|load| (load, "capacity")));
     }
-    let mut ttft = drawn(
-        levels,
-        draft(
-            "ttft-load",
-            "TTFT",
-            "Percentiles of the time to first token",
-            Kind::Latency,
-            vec![
-                ("p99", 4, |point: &Point| point.ttft_p99_s),
-                ("p95", 3, |point: &Point| point.ttft_p95_s),
-                ("p50", 1, |point: &Point| point.ttft_p50_s),
-            ],
-        ),
-    );
-    let mut tpot = drawn(
-        levels,
-        draft(
-            "tpot-load",
-            "TPOT",
-            "Percentiles of the time per output token",
-            Kind::Latency,
-            vec![
-                ("p99", 4, |point: &Point| point.tpot_p99_s),
-                ("p95", 3, |point: &Point| point.tpot_p95_s),
-                ("p50", 1, |point: &Point| point.tpot_p50_s),
-            ],
-        ),
-    );
+    let ttfts: [(&str, u8, Pick); 3] = [
+        ("p99", 4, |point| point.ttft_p99_s),
+        ("p95", 3, |point| point.ttft_p95_s),
+        ("p50", 1, |point| point.ttft_p50_s),
+    ];
+    let what = "Percentiles of the time to first token";
+    let mut ttft = plot("ttft-load", "TTFT", what, Kind::Latency, &ttfts);
+    let tpots: [(&str, u8, Pick); 3] = [
+        ("p99", 4, |point| point.tpot_p99_s),
+        ("p95", 3, |point| point.tpot_p95_s),
+        ("p50", 1, |point| point.tpot_p50_s),
+    ];
+    let what = "Percentiles of the time per output token";
+    let mut tpot = plot("tpot-load", "TPOT", what, Kind::Latency, &tpots);
     if let Some(slo) = curve.slo {
         ttft.levels.extend(slo.ttft_s.map(|limit| (limit, "SLO")));
         tpot.levels.extend(slo.tpot_s.map(|limit| (limit, "SLO")));
     }
-    let tokens = drawn(
-        levels,
-        draft(
-            "tokens-load",
-            "Output tokens per second",
-            "Of all users together",
-            Kind::Count,
-            vec![("Output tokens/s", 1, |point: &Point| {
-                Some(point.output_tokens_per_s.per_s)
-            })],
-        ),
-    );
-    let query = drawn(
-        levels,
-        draft(
-            "query-load",
-            "Cost per 1,000 served queries",
-            "In US dollars; none where nothing was served in time",
-            Kind::Usd,
-            vec![("Per 1,000 queries", 5, |point: &Point| {
-                Some(1e3 * point.usd_per_query?.mid)
-            })],
-        ),
-    );
-    vec![within, ttft, tpot, tokens, query]
+    let tokens: [(&str, u8, Pick); 1] = [("Output tokens/s", 1, |point| {
+        Some(point.output_tokens_per_s.per_s)
+    })];
+    let all = "Of all users together";
+    let title = "Output tokens per second";
+    let tokens = plot("tokens-load", title, all, Kind::Count, &tokens);
+    let queries: [(&str, u8, Pick); 1] = [("Per 1,000 queries", 5, |point| {
+        Some(1e3 * point.usd_per_query?.mid)
+    })];
+    let what = "In US dollars; none where nothing was served in time";
+    let title = "Cost per 1,000 served queries";
+    let queries = plot("query-load", title, what, Kind::Usd, &queries);
+    vec![within, ttft, tpot, tokens, queries]
 }
 
 /// Tokens per second of a user against what a device gives and what a million tokens cost.
