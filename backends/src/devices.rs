@@ -1,4 +1,5 @@
-//! What is known of devices: `backends/devices/*.toml`, each figure with source, date and confidence.
+//! What is known of devices: `backends/devices/*.toml`, each figure with source, date and
+//! confidence.
 //!
 //! Invariant: a figure is shown through [`Fact::show`] only, which marks one that is not confirmed,
 //! and one that nobody has published is unknown, not left out. What it does not do: measure; what a

@@ -1,8 +1,8 @@
 //! From samples of power and energy counters to the energy of the measured window.
 //!
 //! Each device gives a curve of joules over time: its counter, with wraps undone, or else the
-//! integral of its power by trapezoids. The energy of a window is the difference of the curve at its
-//! ends, by linear interpolation between the samples around each end.
+//! integral of its power by trapezoids. The energy of a window is the difference of the curve at
+//! its ends, by linear interpolation between the samples around each end.
 //!
 //! Invariant: telemetry that does not cover the window, has gaps over a tenth of it, or a counter
 //! that goes back gives no figure at all, and says why; a device without a figure leaves the sum

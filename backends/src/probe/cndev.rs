@@ -1,10 +1,10 @@
 //! Cambricon through CNDEV (`libcndev.so`), in the three generations of its interface.
 //!
 //! The newest function that the library has is asked. Structures that carry a version are stamped
-//! with the newest and, if that is refused (status 3), with older ones. Energy is field 71 where the
-//! library has it. Invariant: only fields whose offsets all generations share, or whose generation
-//! the function's name tells, are read; each structure gets 4 KiB of room, since newer libraries
-//! write longer ones.
+//! with the newest and, if that is refused (status 3), with older ones. Energy is field 71 where
+//! the library has it. Invariant: only fields whose offsets all generations share, or whose
+//! generation the function's name tells, are read; each structure gets 4 KiB of room, since newer
+//! libraries write longer ones.
 
 use super::block::Block;
 use super::ffi::{Arguments, Fault, Foreign};

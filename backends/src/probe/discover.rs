@@ -1,7 +1,7 @@
 //! What there is on this host, by every way that there is to find out.
 //!
-//! Invariant: each way that was tried is in the result with what came of it, so that a host on which
-//! nothing is found says where it was looked. What it does not do: change anything, or print.
+//! Invariant: each way that was tried is in the result with what came of it, so that a host on
+//! which nothing is found says where it was looked. What it does not do: change anything, or print.
 
 use super::pci::{self, PciDevice};
 use super::{Kind, OpenError, Places, Quantity, Readings, Selection, Unit, Vendor, Wanted, open};

@@ -1,13 +1,14 @@
 //! Telemetry of accelerators and processors: who is there, and what they draw.
 //!
 //! A [`Probe`] watches devices of one kind through one interface: the vendor's library, its command
-//! line, a Prometheus exporter, or sysfs. [`open`] makes one, [`Sampler`] reads it ten times a second
-//! on a thread of its own, [`discover`] tries all of them.
+//! line, a Prometheus exporter, or sysfs. [`open`] makes one, [`Sampler`] reads it ten times a
+//! second on a thread of its own, [`discover`] tries all of them.
 //!
-//! Invariants: every value says where it was read; what cannot be read is [`Value::Unavailable`] with
-//! the reason, never a zero; power that several devices share is read at one of them only, so that
-//! the sum over devices is never more than what was drawn. Nothing of a vendor is needed to build.
-//! What it does not do: integrate power, or judge whether telemetry is good enough for a report.
+//! Invariants: every value says where it was read; what cannot be read is [`Value::Unavailable`]
+//! with the reason, never a zero; power that several devices share is read at one of them only, so
+//! that the sum over devices is never more than what was drawn. Nothing of a vendor is needed to
+//! build. What it does not do: integrate power, or judge whether telemetry is good enough for a
+//! report.
 
 mod block;
 mod cndev;

@@ -2,8 +2,8 @@
 //!
 //! The environment is read once. `WEIGHBRIDGE_DCMI_LIB` and its like name one library, command or
 //! address, and nothing else is tried then; `WEIGHBRIDGE_SYSROOT` is a folder that stands for `/`,
-//! for a host's root that is mounted in a container. Invariant: looking finds out where something is
-//! and starts nothing but a library's own initialisers.
+//! for a host's root that is mounted in a container. Invariant: looking finds out where something
+//! is and starts nothing but a library's own initialisers.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

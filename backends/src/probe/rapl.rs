@@ -1,8 +1,8 @@
 //! Energy counters of the processor, from sysfs (`/sys/class/powercap`).
 //!
 //! Each package is a device, the memory beside it another, where the processor counts it. Domains
-//! that are parts of a package (cores, graphics) are left out: they are in its counter already. So is
-//! `psys`, which would count everything once more. Invariant: a counter that cannot be read is
+//! that are parts of a package (cores, graphics) are left out: they are in its counter already. So
+//! is `psys`, which would count everything once more. Invariant: a counter that cannot be read is
 //! unavailable with the reason; most virtual machines have none, and most hosts let only root read.
 //! What it does not do: power, which the counter's rise over time gives.
 

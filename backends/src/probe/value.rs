@@ -1,7 +1,7 @@
 //! What is read of a device, and where each value is from.
 //!
-//! Invariant: a number without a source cannot be made, and a number that cannot be true (a power of
-//! zero, a share of 255 %) is unavailable with what was read in the reason.
+//! Invariant: a number without a source cannot be made, and a number that cannot be true (a power
+//! of zero, a share of 255 %) is unavailable with what was read in the reason.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -387,12 +387,12 @@ mod commands {
 | 0                         | 0000:C1:00.0  | 0           0    / 0          41697/ 65536         |
 ";
     const DUO: &str = "\
-| NPU     Name              | Health          | Power(W)     Temp(C)           Hugepages-Usage(page) |
-| Chip    Device            | Bus-Id          | AICore(%)    Memory-Usage(MB)                        |
-| 2       310P3             | OK              | NA           43                0     / 0             |
-| 0       0                 | 0000:82:00.0    | 0            994  / 21534                            |
-| 2       310P3             | OK              | NA           41                0     / 0             |
-| 1       1                 | 0000:82:00.0    | 0            994  / 21534                            |
+| NPU     Name              | Health        | Power(W)     Temp(C)           Hugepages-Usage(page) |
+| Chip    Device            | Bus-Id        | AICore(%)    Memory-Usage(MB)                        |
+| 2       310P3             | OK            | NA           43                0     / 0             |
+| 0       0                 | 0000:82:00.0  | 0            994  / 21534                            |
+| 2       310P3             | OK            | NA           41                0     / 0             |
+| 1       1                 | 0000:82:00.0  | 0            994  / 21534                            |
 ";
 
     /// A command that prints, and places that know only it.

@@ -1,9 +1,10 @@
 //! `weighbridge devices`: what accelerators this host has, through what each was found, and what
 //! telemetry each gives.
 //!
-//! Invariant: a value that is not to be had shows as `–` and its reason below, never as a zero; a host
-//! with nothing says what was looked for, where, and what to install. What is known of a device from
-//! elsewhere stands apart from what it says itself, and is marked where it is not confirmed.
+//! Invariant: a value that is not to be had shows as `–` and its reason below, never as a zero; a
+//! host with nothing says what was looked for, where, and what to install. What is known of a
+//! device from elsewhere stands apart from what it says itself, and is marked where it is not
+//! confirmed.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

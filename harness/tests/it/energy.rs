@@ -176,7 +176,7 @@ fn a_processor_s_counter_is_energy_of_a_run_on_it() {
         "WEIGHBRIDGE_SYSROOT".to_owned(),
         sandbox.path("root").into_os_string(),
     )];
-    let line = "run --model ref-tiny --workload random:16/4 --rate 4 --duration 2s --warmup 0s \
+    let line = "run --model ref-tiny --workload random:32/4 --rate 4 --duration 2s --warmup 0s \
                 --drain 5s --out out";
     let words: Vec<&str> = line.split_whitespace().collect();
     sandbox.run_in(&words, &root.into());
@@ -200,7 +200,7 @@ fn a_probe_that_does_not_work_stops_the_run_before_it_starts() {
         let words: Vec<&str> = line.split_whitespace().collect();
         sandbox.run_in(&words, &nowhere.clone().into())
     };
-    let rest = "--model ref-tiny --workload random:16/4 --duration 1s --out out";
+    let rest = "--model ref-tiny --workload random:32/4 --duration 1s --out out";
     run(&format!("run --probe dcmi {rest}"))
         .ends_with(2)
         .says("/no/such/root/usr/local/dcmi/libdcmi.so")

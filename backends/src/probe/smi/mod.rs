@@ -1,8 +1,8 @@
 //! Telemetry by the vendors' commands, where their libraries are not to be had.
 //!
-//! Invariant: each value's source is the command with its arguments. A command answers slowly (up to
-//! some seconds where there are many devices), so it is asked once a second, and one that hangs is
-//! ended. What it does not do: energy counters, which none of the commands prints.
+//! Invariant: each value's source is the command with its arguments. A command answers slowly (up
+//! to some seconds where there are many devices), so it is asked once a second, and one that hangs
+//! is ended. What it does not do: energy counters, which none of the commands prints.
 
 mod cnmon;
 mod npu_smi;

@@ -1,8 +1,8 @@
 //! What `npu-smi` prints.
 //!
-//! Columns move between versions and parts, so cells are told by the table's bars and by the words of
-//! its head, never by their offset. Invariant: `-`, `NA` and anything else that is not a number is
-//! unavailable; the table of processes below is never read as devices.
+//! Columns move between versions and parts, so cells are told by the table's bars and by the words
+//! of its head, never by their offset. Invariant: `-`, `NA` and anything else that is not a number
+//! is unavailable; the table of processes below is never read as devices.
 
 use super::{Quantity, Readings, Row, cells, printed};
 
@@ -159,15 +159,15 @@ mod tests {
 ";
 
     const DUO: &str = "
-| NPU     Name              | Health          | Power(W)     Temp(C)           Hugepages-Usage(page) |
-| Chip    Device            | Bus-Id          | AICore(%)    Memory-Usage(MB)                        |
-+===========================+=================+======================================================+
-| 2       310P3             | OK              | NA           43                0     / 0             |
-| 0       0                 | 0000:82:00.0    | 0            994  / 21534                            |
-+---------------------------+-----------------+------------------------------------------------------+
-| 2       310P3             | OK              | NA           41                0     / 0             |
-| 1       1                 | 0000:82:00.0    | 0            994  / 21534                            |
-+===========================+=================+======================================================+
+| NPU     Name              | Health        | Power(W)     Temp(C)           Hugepages-Usage(page) |
+| Chip    Device            | Bus-Id        | AICore(%)    Memory-Usage(MB)                        |
++=========================+===============+====================================================+
+| 2       310P3             | OK            | NA           43                0     / 0             |
+| 0       0                 | 0000:82:00.0  | 0            994  / 21534                            |
++-------------------------+---------------+----------------------------------------------------+
+| 2       310P3             | OK            | NA           41                0     / 0             |
+| 1       1                 | 0000:82:00.0  | 0            994  / 21534                            |
++=========================+===============+====================================================+
 ";
 
     /// A chip in a few words: index, card it shares, power, temperature, busy, MiB used and all.
