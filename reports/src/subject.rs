@@ -10,7 +10,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cost::Cost;
+use crate::cost::{Cost, Per};
 use crate::histogram::LatencyHistogram;
 use crate::schema::{Metric, MetricSummary, Rate, Report, Slo};
 use crate::validity::Verdict;
@@ -369,7 +369,9 @@ impl Subject {
 
     fn put_cost(&mut self, cost: &Cost) {
         self.usd_per_hour = Some(cost.usd_per_hour.mid);
-        self.devices = Some(cost.units);
+        if cost.per == Per::Device {
+            self.devices = Some(cost.units);
+        }
         let served = cost.served.map_or(0, |served| served.requests);
         let figures = &cost.at_this_load;
         for (key, value) in [

@@ -198,7 +198,8 @@ fn html_has_every_metric_plot_and_table() {
 
 #[test]
 fn every_term_of_a_page_is_defined_on_it() {
-    for report in [steady(), hostile(), empty(), doubtful()] {
+    let makers: [fn() -> Report; 4] = [steady, hostile, empty, doubtful];
+    for report in makers.map(|make| Box::new(make())) {
         let page = render::html(&report);
         let terms: Vec<&str> = page
             .split("href=\"#def-")
