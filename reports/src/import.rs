@@ -89,7 +89,7 @@ fn of_value(value: &Value) -> Result<Vec<Subject>, ImportError> {
         return Ok(vec![vllm::subject(value)?]);
     }
     match value.as_array().map(Vec::as_slice) {
-        Some([]) => Err(ImportError::Shape),
+        Some([]) | None => Err(ImportError::Shape),
         Some(rows) if rows.iter().all(|row| row.get("avg_ts").is_some()) => {
             llama_bench::subjects(rows)
         }
@@ -100,7 +100,6 @@ fn of_value(value: &Value) -> Result<Vec<Subject>, ImportError> {
             let each = rows.iter().map(of_value);
             Ok(each.collect::<Result<Vec<_>, _>>()?.concat())
         }
-        None => Err(ImportError::Shape),
     }
 }
 

@@ -68,8 +68,9 @@ pub(super) fn slots<'a>(
     device: &Device,
 ) -> Result<Tensor> {
     let slot = |row: QueryRow<'_>| {
-        let block = i64::from(row.blocks[row.position / BLOCK_TOKENS]);
-        block * BLOCK_TOKENS as i64 + (row.position % BLOCK_TOKENS) as i64
+        let block = row.blocks[row.position / BLOCK_TOKENS] as usize;
+        i64::try_from(block * BLOCK_TOKENS + row.position % BLOCK_TOKENS)
+            .expect("a cache has fewer slots")
     };
     let slots: Vec<i64> = rows.map(slot).collect();
     let count = slots.len();

@@ -67,21 +67,7 @@ pub(super) fn subject(value: &Value) -> Result<Subject, ImportError> {
     for (ours, theirs) in rates {
         subject.put(ours, number(value, &format!("/{theirs}/avg")), n);
     }
-    for (name, metric) in LATENCIES {
-        let unit = text(value, &format!("/{name}/unit"));
-        let Some(scale) = unit.as_deref().and_then(per_second) else {
-            continue;
-        };
-        for (statistic, _) in STATISTICS {
-            let theirs = if statistic == "mean" {
-                "avg"
-            } else {
-                statistic
-            };
-            let found = number(value, &format!("/{name}/{theirs}")).map(|found| found / scale);
-            subject.put(&latency_key(metric, statistic), found, n);
-        }
-    }
+    put_latencies(&mut subject, value, n);
     if value["was_cancelled"] == true {
         subject.invalid.push("the run was cancelled".to_owned());
     }
@@ -98,4 +84,22 @@ pub(super) fn subject(value: &Value) -> Result<Subject, ImportError> {
     }
     add_identity(&mut subject, value);
     with_figures(subject, "AIPerf")
+}
+
+fn put_latencies(subject: &mut Subject, value: &Value, n: Option<u64>) {
+    for (name, metric) in LATENCIES {
+        let unit = text(value, &format!("/{name}/unit"));
+        let Some(scale) = unit.as_deref().and_then(per_second) else {
+            continue;
+        };
+        for (statistic, _) in STATISTICS {
+            let theirs = if statistic == "mean" {
+                "avg"
+            } else {
+                statistic
+            };
+            let found = number(value, &format!("/{name}/{theirs}")).map(|found| found / scale);
+            subject.put(&latency_key(metric, statistic), found, n);
+        }
+    }
 }

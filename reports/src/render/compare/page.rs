@@ -182,11 +182,14 @@ fn short_ratio(ratio: &Ratio) -> String {
         .to_owned()
 }
 
+/// A thing to know, and what a subject tells of it.
+type Told<'a> = (&'static str, &'a dyn Fn(&Subject) -> Option<String>);
+
 /// One row for each thing to know, one column for each subject.
 fn subjects_table(comparison: &Comparison) -> Block {
     let known = |text: Option<String>| text.map_or_else(|| Figure::missing(""), Figure::plain);
     let hash = |subject: &Subject| subject.workload.schedule_hash.clone();
-    let rows: [(&str, &dyn Fn(&Subject) -> Option<String>); 9] = [
+    let rows: [Told<'_>; 9] = [
         ("Measured by", &|subject| {
             let version = subject.tool_version.clone().unwrap_or_default();
             Some(format!("{} {version}", subject.source).trim().to_owned())
@@ -218,7 +221,7 @@ fn subjects_table(comparison: &Comparison) -> Block {
         };
         Label::plain(format!("{}{role}", letter(index))).with_note(subject.label.clone())
     });
-    let row = |(label, pick): (&str, &dyn Fn(&Subject) -> Option<String>)| {
+    let row = |(label, pick): Told<'_>| {
         let cells = comparison
             .subjects
             .iter()
@@ -337,7 +340,7 @@ fn percentiles(comparison: &Comparison, metric: Metric) -> Plot {
         .map(|(index, subject)| (index, curve(subject, metric)))
         .filter(|(_, curve)| curve.len() > 1)
         .collect();
-    let ends = curves.iter().flat_map(|(_, curve)| curve.last());
+    let ends = curves.iter().filter_map(|(_, curve)| curve.last());
     let reach = ends.map(|point| point.0).fold(0.9, f64::max);
     let count = (0.5 / (1.0 - reach).max(1e-7)).ceil() as u64;
     let ys = curves
