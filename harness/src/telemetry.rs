@@ -256,7 +256,7 @@ fn tracks(read: &Telemetry, start_ns: u64, window: Window) -> energy::Telemetry 
     let scope = read.devices.iter().map(|device| device.unit.scope).max();
     energy::Telemetry {
         probe: read.kind.name().to_owned(),
-        scope: scope.map_or("", |scope| scope.name()).to_owned(),
+        scope: scope.map_or("", probe::Scope::name).to_owned(),
         period_ns: read.period_ns,
         tracks: read
             .devices

@@ -182,10 +182,7 @@ fn read(library: &Foreign, handle: i32, readings: &mut Readings) {
         (name, block.map(|block| (block.i64(8), block.i64(16))))
     };
     let memory = memory.map_err(|fault| explain(&fault));
-    let part = |pick: fn((i64, i64)) -> i64| {
-        let bytes = memory.clone().map(|both| pick(both) as f64 * MIB);
-        bytes.map_err(|why| why.clone())
-    };
+    let part = |pick: fn((i64, i64)) -> i64| memory.clone().map(|both| pick(both) as f64 * MIB);
     readings.take(Quantity::MemoryTotal, name, part(|(total, _)| total));
     readings.take(Quantity::MemoryUsed, name, part(|(_, used)| used));
 }

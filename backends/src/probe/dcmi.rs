@@ -280,12 +280,11 @@ fn power_of(library: &Foreign, card: i32, device: i32, shares: bool) -> Power {
         let whole = library.fill("dcmi_mcu_get_power_info", Arguments::IntOut(card), 4);
         whole.is_ok_and(|block| block.i32(0) > 0)
     };
-    match (has_own, shares) {
-        (true, false) => Power::Own,
-        (true, true) if is_a3(library, card, device) => Power::Own,
-        (_, true) if by_card() => Power::Card,
-        (false, false) if by_card() => Power::Card,
-        _ => Power::Own,
+    let is_enough = has_own && (!shares || is_a3(library, card, device));
+    if !is_enough && by_card() {
+        Power::Card
+    } else {
+        Power::Own
     }
 }
 

@@ -49,7 +49,7 @@ impl Fake {
             .arg("-ldl")
             .output();
         let Ok(output) = output else {
-            println!("SKIPPED: no C compiler (`cc`) to build the fake {name} with");
+            skipped(name);
             return None;
         };
         let said = String::from_utf8_lossy(&output.stderr);
@@ -71,4 +71,9 @@ impl Fake {
             ("WEIGHBRIDGE_SYSROOT".to_owned(), root.into_os_string()),
         ])
     }
+}
+
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn skipped(name: &str) {
+    eprintln!("skipped: there is no C compiler `cc` to build the fake {name} with");
 }

@@ -110,10 +110,11 @@ pub(super) fn card_power(text: &str) -> Result<f64, String> {
         let Some((key, value)) = line.split_once(':') else {
             continue;
         };
-        match key.trim() {
-            "NPU Real-time Power(W)" | "Power Dissipation(W)" => last = Some(value),
-            _ => {}
-        }
+        let is_power = matches!(
+            key.trim(),
+            "NPU Real-time Power(W)" | "Power Dissipation(W)"
+        );
+        last = if is_power { Some(value) } else { last };
     }
     match last {
         Some(value) => printed(value, source),
