@@ -1,5 +1,5 @@
-//! Writes the made-up report of the tests: `demo_report DIR [steady|overloaded]`, and the two stories
-//! side by side as `compare.html`.
+//! Writes the made-up report of the tests: `demo_report DIR [steady|overloaded]`, and the two
+//! stories side by side as `compare.html`.
 
 use std::path::Path;
 

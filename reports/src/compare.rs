@@ -5,11 +5,11 @@
 //! with every rendering of the comparison. What a source does not state is noted, not assumed.
 //!
 //! # Ratios and their intervals
-//! The ratio of two figures gets an interval from theirs, on a logarithmic scale, as for independent
-//! runs: with `d` the distance from a figure's logarithm to an end of its interval, the ends of the
-//! ratio lie `√(d₁² + d₂²)` away, each side by itself (Zou and Donner's MOVER), which keeps skewed
-//! bootstrap intervals skewed. Exchanging the two inverts the ratio and its interval exactly. The
-//! intervals cover variation within runs; that from run to run needs repeated runs.
+//! The ratio of two figures gets an interval from theirs, on a logarithmic scale, as for
+//! independent runs: with `d` the distance from a figure's logarithm to an end of its interval, the
+//! ends of the ratio lie `√(d₁² + d₂²)` away, each side by itself (Zou and Donner's MOVER), which
+//! keeps skewed bootstrap intervals skewed. Exchanging the two inverts the ratio and its interval
+//! exactly. The intervals cover variation within runs; that from run to run needs repeated runs.
 
 use std::fmt;
 use std::str::FromStr;

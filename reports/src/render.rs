@@ -1,8 +1,8 @@
 //! Reports for people: terminal summary, Markdown, HTML.
 //!
 //! Invariant: every renderer is a function of the [`Report`] (or the [`Comparison`]) alone, and no
-//! figure is shown that a script could not derive from its JSON. What it does not do: write files, or find out
-//! whether there is a terminal; the caller does both.
+//! figure is shown that a script could not derive from its JSON. What it does not do: write files,
+//! or find out whether there is a terminal; the caller does both.
 
 mod axis;
 mod bars;

@@ -1,5 +1,5 @@
-//! `weighbridge report` and `export`: everything that derives from `report.json`, once more, and the
-//! run as other tools write theirs.
+//! `weighbridge report` and `export`: everything that derives from `report.json`, once more, and
+//! the run as other tools write theirs.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,8 @@ pub(super) struct ReportArgs {
     /// Print report.json instead of the summary
     #[arg(long)]
     json: bool,
-    /// Print the run in another tool's definitions: vllm, sglang, aiperf, guidellm, genai-perf, llmperf, inference-perf, evalscope, aisbench
+    /// Print the run in another tool's definitions: vllm, sglang, aiperf, guidellm, genai-perf,
+    /// llmperf, inference-perf, evalscope, aisbench
     #[arg(long, value_name = "TOOL")]
     dialect: Option<Dialect>,
     #[command(flatten)]

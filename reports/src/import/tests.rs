@@ -168,7 +168,7 @@ fn what_is_no_result_is_an_error() {
         ),
         (
             r#"{"schema_version":3,"summary":{},"run":{},"validity":{}}"#,
-            "schema version 3; accepted is 1",
+            "schema version 3; accepted is 2",
         ),
     ];
     for (text, expected) in cases {

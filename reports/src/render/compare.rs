@@ -21,8 +21,9 @@ pub(super) use page::html;
 const NAME: usize = 20;
 const FIGURE: usize = 13;
 const RATIO: usize = 26;
-/// Others beside the reference in one table of at most 100 columns.
-const OTHERS: usize = 2;
+/// Others beside the reference in one table of at most 100 columns; each more has a table of its
+/// own.
+const OTHERS: usize = 1;
 /// Figures that are shown in a terminal; the rest is in Markdown, the page and JSON.
 const SHOWN: [&str; 18] = [
     "usd_per_query",
@@ -259,6 +260,7 @@ fn table(comparison: &Comparison, group: &[usize], paint: Paint) -> Vec<String> 
 /// A name of at most nineteen letters.
 fn short_name(kind: &FigureKind) -> String {
     let name = match kind.key.as_str() {
+        "usd_per_query" => "Cost per query",
         "usd_per_million_output_tokens" => "Cost 1M output",
         "goodput_rate" => "Goodput /s",
         "request_rate" => "Requests /s",
