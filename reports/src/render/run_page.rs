@@ -77,6 +77,7 @@ fn parts(report: &Report, view: &View<'_>) -> Vec<Part> {
             "cost",
             "Cost",
             vec![
+                cost.and_then(query_waterfall).map(bars),
                 cost.and_then(hour_waterfall).map(bars),
                 cost.and_then(window_waterfall).map(bars),
                 table("cost-figures").map(rows),
@@ -246,6 +247,22 @@ fn hour_waterfall(cost: &Cost) -> Option<Waterfall> {
         caption: format!("{} × {}.", cost.units, cost.what),
         steps,
         total: "An hour".to_owned(),
+    })
+}
+
+/// What a served query costs, from the price of the hardware to idle hours.
+fn query_waterfall(cost: &Cost) -> Option<Waterfall> {
+    let steps = cost.waterfall();
+    (steps.len() > 1).then(|| Waterfall {
+        title: "What a query costs".to_owned(),
+        caption: "The price of the hardware over all requests that were offered, what failed and \
+                  late ones add, and what it costs to have hardware for the peak of a day."
+            .to_owned(),
+        steps,
+        total: match cost.over_the_day {
+            Some(_) => "A served query, over the day".to_owned(),
+            None => "A served query".to_owned(),
+        },
     })
 }
 
