@@ -130,7 +130,7 @@ pub fn recognise(name: &str) -> Option<DeviceFacts> {
             .names
             .iter()
             .filter(|known| holds(&said, &words(known)));
-        fitting.map(|known| known.len()).max()
+        fitting.map(String::len).max()
     };
     let fitting = known()
         .into_iter()

@@ -176,8 +176,8 @@ fn devices(kind: Kind, page: &str) -> BTreeMap<u32, Found> {
             continue;
         };
         let label = |wanted: &[&str]| {
-            let labels = wanted.iter().filter_map(|name| metric.labels.get(*name));
-            labels.cloned().find(|value| !value.is_empty())
+            let mut labels = wanted.iter().filter_map(|name| metric.labels.get(*name));
+            labels.find(|value| !value.is_empty()).cloned()
         };
         // A virtual function of a card is no device of its own.
         let is_part = metric.labels.get("vf").is_some_and(|vf| !vf.is_empty());
@@ -231,15 +231,12 @@ impl Metric {
         if line.starts_with('#') {
             return None;
         }
-        let (name, labels, rest) = match line.split_once('{') {
-            Some((name, rest)) => {
-                let (labels, rest) = labels(rest)?;
-                (name, labels, rest)
-            }
-            None => {
-                let (name, rest) = line.split_once(char::is_whitespace)?;
-                (name, BTreeMap::new(), rest)
-            }
+        let (name, labels, rest) = if let Some((name, rest)) = line.split_once('{') {
+            let (labels, rest) = labels(rest)?;
+            (name, labels, rest)
+        } else {
+            let (name, rest) = line.split_once(char::is_whitespace)?;
+            (name, BTreeMap::new(), rest)
         };
         Some(Self {
             name: name.trim().to_owned(),

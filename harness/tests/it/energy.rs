@@ -73,10 +73,10 @@ fn is_right(fake: &Fake, how: (&str, &str), devices: &[u32], method: &str) -> bo
         .unwrap_or_else(|| panic!("{:?}", energy.null_reasons));
     let off = joules / known - 1.0;
     let probe = how.1;
-    println!(
-        "{probe}: {joules:.2} J by {method}, known {known:.2} J, off {:.4} %",
-        100.0 * off
-    );
+    let off_percent = 100.0 * off;
+    said(&format!(
+        "{probe}: {joules:.2} J by {method}, known {known:.2} J, off {off_percent:.4} %"
+    ));
     assert!(off.abs() < 1e-3, "{joules} J, not {known} J");
     assert_eq!(
         (energy.method.as_str(), energy.scope.as_str()),
@@ -94,8 +94,13 @@ fn is_right(fake: &Fake, how: (&str, &str), devices: &[u32], method: &str) -> bo
     );
     let inside = report.series.iter().filter(|second| second.in_window);
     assert!(inside.clone().count() >= 6 && inside.clone().all(|second| second.power_w.is_some()));
-    println!("{:?}", report.validity.reasons);
+    said(&format!("{:?}", report.validity.reasons));
     report.validity.verdict == Verdict::Valid
+}
+
+#[expect(clippy::print_stderr, reason = "how near it came is worth reading")]
+fn said(text: &str) {
+    eprintln!("{text}");
 }
 
 #[test]
