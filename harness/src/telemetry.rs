@@ -185,11 +185,15 @@ fn is_this_host(base: &str) -> bool {
 }
 
 impl Watch {
-    /// Ends it.
+    /// Ends it, at `until` at the earliest: the last answer may have come before the window is over,
+    /// and the devices go on drawing power.
     #[must_use]
-    pub fn finish(self) -> Self {
+    pub async fn finish(self, clock: &Clock, until: Nanos) -> Self {
         match self {
-            Self::Reading(sampler) => Self::Read(Box::new(sampler.finish())),
+            Self::Reading(sampler) => {
+                clock.sleep_until(until).await;
+                Self::Read(Box::new(sampler.finish()))
+            }
             other => other,
         }
     }

@@ -113,7 +113,9 @@ pub(super) async fn measure(
     };
     let steps = Steps::watch(&backend, start, window);
     let (ended, interrupted, cpu_cores_used) = drive(driven, load, &recorder).await;
-    let watch = watch.finish();
+    let watch = watch
+        .finish(clock, start.plus(ended.load_end.unwrap_or(end)))
+        .await;
     let device_time = steps.device_time(&backend, window.seconds());
     let mut recorded = recorder.finish();
     if let Some(load_end) = ended.load_end.filter(|at| at.0 < window.end_ns) {
