@@ -19,9 +19,9 @@ use crate::subject::{Basis, SUBJECT_FORMAT, SUBJECT_SCHEMA_VERSION, Subject};
 
 /// What is accepted, in words.
 pub const ACCEPTED: &str = "a result folder or `report.json` of weighbridge, the output of \
-    `weighbridge import` or `weighbridge speed --json`, and the JSON results of `vllm bench serve`, \
-    AIPerf (`profile_export_aiperf.json`), GuideLLM (`benchmarks.json`), `llama-bench -o json`, and \
-    InferenceX (`agg_*.json`)";
+    `weighbridge import` or `weighbridge speed --json`, and the JSON results of \
+    `vllm bench serve`, AIPerf (`profile_export_aiperf.json`), GuideLLM (`benchmarks.json`), \
+    `llama-bench -o json`, and InferenceX (`agg_*.json`)";
 
 /// Why a text gave no subject.
 #[derive(Debug, thiserror::Error)]

@@ -31,7 +31,8 @@ root.dataset.defined = card.matches(':popover-open') && card.textContent.length 
 const first = plots[0].querySelector('svg');
 const area = first.getBoundingClientRect();
 const at = (type, share) => first.dispatchEvent(new PointerEvent(type, {
-  clientX: area.left + share * area.width, clientY: area.top + 20, button: 0, pointerType: 'mouse', pointerId: 1, bubbles: true,
+  clientX: area.left + share * area.width, clientY: area.top + 20, button: 0,
+  pointerType: 'mouse', pointerId: 1, bubbles: true,
 }));
 first.setPointerCapture = () => {};
 at('pointerdown', 0.4); at('pointermove', 0.6); at('pointerup', 0.6);

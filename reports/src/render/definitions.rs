@@ -122,9 +122,9 @@ const ALL: &[Definition] = &[
         key: "ratio",
         name: "Ratio to the reference",
         text: "The figure over the reference's. Its 95 % interval is carried over from both \
-               intervals on a logarithmic scale, as for independent runs: the distances to the ends \
-               are added in quadrature, each side by itself. Where it holds 1, no difference is \
-               shown.",
+               intervals on a logarithmic scale, as for independent runs: the distances to the \
+               ends are added in quadrature, each side by itself. Where it holds 1, no \
+               difference is shown.",
     },
     Definition {
         key: "break_even",

@@ -42,7 +42,7 @@ fn pair() -> Comparison {
 fn tolerated() -> Comparison {
     let overloaded = synthetic::report(Story::Overloaded, "ref-<135m>");
     let mut steady = Subject::from(&synthetic::report(Story::Steady, "ref-135m"));
-    steady.label = "`<b>`|\u{1b}[31m".to_owned();
+    "`<b>`|\u{1b}[31m".clone_into(&mut steady.label);
     let subjects = vec![steady, Subject::from(&overloaded), Subject::from(&faster())];
     let refused = compare(subjects.clone(), 0, &[]).expect_err("INVALID and another model");
     let text = refused.to_string();
