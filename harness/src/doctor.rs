@@ -366,9 +366,18 @@ mod tests {
         (folder, Places { root })
     }
 
+    type Case = (
+        &'static str,
+        &'static str,
+        fn(&Places) -> Finding,
+        State,
+        &'static str,
+    );
+
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn what_a_system_says_is_read_and_judged() {
-        let cases: [(&str, &str, fn(&Places) -> Finding, State, &str); 12] = [
+        let cases: [Case; 12] = [
             (
                 "sys/fs/cgroup/cpu.max",
                 "max 100000\n",

@@ -12,12 +12,12 @@ fn figure(value: f64, ci95: Option<(f64, f64)>) -> SubjectFigure {
     }
 }
 
-fn slo(ttft_s: f64) -> Option<Slo> {
-    Some(Slo {
+fn slo(ttft_s: f64) -> Slo {
+    Slo {
         ttft_s: Some(ttft_s),
         tpot_s: None,
         e2e_s: None,
-    })
+    }
 }
 
 fn subject(label: &str) -> Subject {
@@ -27,7 +27,7 @@ fn subject(label: &str) -> Subject {
     subject.workload.name = Some("doubao-chat".to_owned());
     subject.workload.schedule_hash = Some("9b1c".to_owned());
     subject.workload.seed = Some(7);
-    subject.workload.slo = slo(2.0);
+    subject.workload.slo = Some(slo(2.0));
     let rate = figure(10.0, Some((9.0, 11.0)));
     subject
         .figures
@@ -58,18 +58,18 @@ fn what_is_not_alike_is_refused() {
         (&[], |other| other.workload.slo = None),
         (&[], |_| {}),
         (&[], |other| {
-            other.device = Some("another device".to_owned())
+            other.device = Some("another device".to_owned());
         }),
         (&[], |other| other.model.tokenizer = None),
         (&["tokenizer"], |other| {
             other.model.tokenizer = Some("qwen2".to_owned());
         }),
         (&["model"], |other| {
-            other.model.name = Some("qwen".to_owned())
+            other.model.name = Some("qwen".to_owned());
         }),
         (&["simulated"], |other| other.basis = Basis::Simulated),
         (&["invalid"], |other| {
-            other.invalid = vec!["it was late".to_owned()]
+            other.invalid = vec!["it was late".to_owned()];
         }),
         (&["workload"], |other| {
             other.workload.schedule_hash = Some("77aa".to_owned());
@@ -80,14 +80,14 @@ fn what_is_not_alike_is_refused() {
         }),
         (&["definitions"], |other| other.source = Source::Vllm),
         (&["slo"], |other| {
-            other.workload.slo = slo(1.0);
+            other.workload.slo = Some(slo(1.0));
         }),
         (&["simulated", "model"], |other| {
             other.basis = Basis::Simulated;
             other.model.name = Some("qwen".to_owned());
         }),
         (&[], |other| {
-            other.workload.slo = slo(1.0);
+            other.workload.slo = Some(slo(1.0));
             other.figures.remove("goodput_rate");
         }),
     ];

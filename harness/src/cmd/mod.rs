@@ -63,9 +63,9 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Price sheets: list, print, check
     Prices(prices::PricesArgs),
-    /// A result as vLLM, AIPerf or InferenceX write theirs, or as CSV
+    /// A result as vLLM, `AIPerf` or `InferenceX` write theirs, or as CSV
     Export(report::ExportArgs),
-    /// Results side by side, with intervals: ours, vLLM's, AIPerf's, GuideLLM's, llama-bench's
+    /// Results side by side, with intervals: ours, vLLM's, `AIPerf`'s, `GuideLLM`'s, llama-bench's
     Compare(compare::CompareArgs),
     /// Another tool's result as a file that compare reads
     Import(compare::ImportArgs),

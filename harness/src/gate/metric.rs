@@ -31,8 +31,9 @@ pub enum Given {
     Nothing,
 }
 
+type Pick = fn(&MetricSummary) -> Option<f64>;
 /// Latency figures of a report by the end of their names.
-const STATISTICS: [(&str, fn(&MetricSummary) -> Option<f64>); 6] = [
+const STATISTICS: [(&str, Pick); 6] = [
     ("mean", |figures| figures.mean),
     ("p50", |figures| figures.p50),
     ("p90", |figures| figures.p90),

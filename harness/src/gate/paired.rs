@@ -64,8 +64,8 @@ pub async fn run(plan: &Plan, clock: &Clock) -> Result<GateReport> {
         .tempdir()?;
     let mut runs = Vec::new();
     let mut warm = Vec::new();
-    for side in 0..2 {
-        let place = folder.path().join(format!("warm-up-{}", NAMES[side]));
+    for (side, name) in NAMES.into_iter().enumerate() {
+        let place = folder.path().join(format!("warm-up-{name}"));
         let ran = once(plan, side, &place, clock).await;
         let ran = ran.with_context(|| about(plan, side, "warm-up"))?;
         runs.push(recorded(plan, side, 0, &ran)?);

@@ -235,14 +235,14 @@ fn gate_files(sandbox: &Sandbox, baseline: &[&str], candidate: &[&str], extra: &
 fn stored_runs_in_virtual_time_are_compared_key_by_key() {
     let sandbox = Sandbox::new();
     stored(&sandbox, "same.json", |report| {
-        report["run"]["host"]["cpu"] = json!("another")
+        report["run"]["host"]["cpu"] = json!("another");
     });
     stored(&sandbox, "other.json", |report| {
         report["summary"]["requests"]["ok"] = json!(1);
         report["summary"]["new"] = json!(2);
     });
     stored(&sandbox, "seed.json", |report| {
-        report["run"]["seed"] = json!(2)
+        report["run"]["seed"] = json!(2);
     });
     let ran = gate_files(&sandbox, &["source"], &["same.json"], &[]).ends_with(0);
     assert!(ran.out.starts_with("IDENTICAL"), "{}", ran.out);

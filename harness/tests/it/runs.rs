@@ -296,7 +296,7 @@ fn candle_s_kernels_run_the_same_model() {
     );
     let records = records(&sandbox.path("out"));
     let answered = |record: &reports::RequestRecord| {
-        (record.outcome.clone(), record.output_tokens) == (Outcome::Ok, 8)
+        (record.outcome, record.output_tokens) == (Outcome::Ok, 8)
     };
     assert_eq!(records.len(), 6);
     assert!(records.iter().all(answered), "{records:?}");
