@@ -66,9 +66,10 @@ static double fake_seconds(void) {
 }
 
 /* Power as a function of the system's monotonic clock: a triangle between 200 and 400 W with a
- * period of 40 s; device d draws 10 W more than device d - 1. */
+ * period of 37 s (so that whole watts, ten times a second, are rounded up as often as down); device d
+ * draws 10 W more than device d - 1. */
 static double fake_watts(int device) {
-    double t = fake_seconds() / 40.0;
+    double t = fake_seconds() / 37.0;
     double phase = t - (double)(long long)t;
     double up = phase < 0.5 ? 2 * phase : 2 - 2 * phase;
     return fake_number("constant_w", 0) ? fake_number("constant_w", 0) : 200.0 + 200.0 * up + 10.0 * device;
@@ -76,12 +77,12 @@ static double fake_watts(int device) {
 
 /* Its integral from instant 0, joules. */
 static double fake_joules(int device) {
-    double t = fake_seconds() / 40.0;
+    double t = fake_seconds() / 37.0;
     double whole = (double)(long long)t, phase = t - whole;
     double part = phase < 0.5 ? phase * phase : 2 * phase - phase * phase - 0.5;
     double up = whole * 0.5 + part;
     if (fake_number("constant_w", 0)) return fake_number("constant_w", 0) * fake_seconds();
-    return 40.0 * (200.0 * t + 200.0 * up + 10.0 * device * t);
+    return 37.0 * (200.0 * t + 200.0 * up + 10.0 * device * t);
 }
 
 /* Begins a structure of `size` bytes; with `overrun=NAME` in the configuration it writes one byte

@@ -12,17 +12,17 @@ use crate::command::{Ran, Sandbox, report};
 use crate::fakes::Fake;
 use crate::mock::Mock;
 
-/// Joules of the fakes' power (a triangle between 200 and 400 W, 40 s long, 10 W more for each
+/// Joules of the fakes' power (a triangle between 200 and 400 W, 37 s long, 10 W more for each
 /// device) from instant 0 to `at_s`.
 fn joules_until(at_s: f64, device: f64) -> f64 {
-    let t = at_s / 40.0;
+    let t = at_s / 37.0;
     let (whole, phase) = (t.floor(), t.fract());
     let part = if phase < 0.5 {
         phase * phase
     } else {
         2.0 * phase - phase * phase - 0.5
     };
-    40.0 * (200.0 * t + 200.0 * (whole * 0.5 + part) + 10.0 * device * t)
+    37.0 * (200.0 * t + 200.0 * (whole * 0.5 + part) + 10.0 * device * t)
 }
 
 /// What the fakes drew in the window of a report.
