@@ -261,7 +261,6 @@ fn table(comparison: &Comparison, group: &[usize], paint: Paint) -> Vec<String> 
 fn short_name(kind: &FigureKind) -> String {
     let name = match kind.key.as_str() {
         "usd_per_query" => "Cost per query",
-        "usd_per_query" => "Cost per query",
         "usd_per_million_output_tokens" => "Cost 1M output",
         "goodput_rate" => "Goodput /s",
         "request_rate" => "Requests /s",
