@@ -1,8 +1,8 @@
 //! The executor that runs the reference model through candle's kernels, on any device of candle's.
 //!
 //! Invariant: as for [`crate::cpu`], nothing of a request is kept between steps but what is in the
-//! KV cache, and a panic inside the model is a device error. A step is over when its tokens are on
-//! the host; the device is idle then.
+//! KV cache, and a panic inside the model is a device error. When a step is over the device is idle,
+//! also when nothing was sampled: what is timed is the work, not its launch.
 
 use models::{ForwardError, KvFormat, TensorCache, TensorLlama};
 
@@ -18,8 +18,12 @@ pub struct CandleExecutor {
 
 impl CandleExecutor {
     /// Holds `capacity.blocks` blocks of keys and values, in memory of the device from here on.
-    pub fn new(model: TensorLlama, capacity: Capacity) -> Result<Self, ForwardError> {
-        let cache = model.cache(capacity.blocks as usize, KvFormat::F16)?;
+    pub fn new(model: TensorLlama, capacity: Capacity) -> Result<Self, DeviceError> {
+        let cache = model.cache(capacity.blocks as usize, KvFormat::F16);
+        let cache = cache.map_err(|error| {
+            let (blocks, error) = (capacity.blocks, explain(&error));
+            DeviceError(format!("no memory for {blocks} blocks of cache: {error}"))
+        })?;
         let max_context = capacity.max_context.min(model.config().context);
         Ok(Self {
             model,
@@ -34,6 +38,7 @@ impl CandleExecutor {
     fn run(&mut self, batch: &Batch) -> Result<StepOutput, ForwardError> {
         let logits = self.model.forward(&mut self.cache, &batch.steps())?;
         let tokens = logits.sample(&batch.draws())?;
+        self.model.finish()?;
         Ok(StepOutput { tokens })
     }
 }

@@ -278,7 +278,8 @@ fn resolve_engine(
 ) -> Result<EngineOptions> {
     const DEFAULT_KV_BYTES: u64 = 1 << 30;
     let (tokens, sequences) = match target {
-        Target::Sim(_) | Target::Cuda(_) => (8192, 256),
+        Target::Sim(_) => (8192, 256),
+        Target::Cuda(_) => (2048, 256),
         Target::Cpu | Target::Http(_) => (128, 32),
         Target::Plugin { .. } => (2048, 64),
     };
@@ -296,11 +297,12 @@ fn resolve_engine(
                 fits,
                 "{place} is {text}; this machine has {memory} bytes of memory"
             );
-            bytes
+            Some(bytes)
         }
         // Virtual runs must not depend on the machine.
-        None if matches!(target, Target::Sim(_)) => DEFAULT_KV_BYTES * 16,
-        None => DEFAULT_KV_BYTES.min(memory / 4),
+        None if matches!(target, Target::Sim(_)) => Some(DEFAULT_KV_BYTES * 16),
+        None if matches!(target, Target::Cuda(_)) => None,
+        None => Some(DEFAULT_KV_BYTES.min(memory / 4)),
     };
     let place = places.of("prefix_cache", |flags| flags.prefix_cache.is_some());
     let prefix_cache = if on_off(&place, scenario.prefix_cache.as_deref(), true)? {
@@ -327,14 +329,7 @@ fn resolve_engine(
 /// Whose kernels; what only our own can do is refused with the others.
 fn resolve_kernels(scenario: &Scenario, places: &Places<'_>, target: &Target) -> Result<Kernels> {
     let place = places.of("engine", |flags| flags.engine.is_some());
-    let kernels = match (scenario.engine.as_deref(), target) {
-        (Some("own"), Target::Cuda(_)) => {
-            bail!("{place} is `own`; target `{target}` accepts `candle`")
-        }
-        (None, Target::Cuda(_)) | (Some("candle"), _) => Kernels::Candle,
-        (None | Some("own"), _) => Kernels::Own,
-        (Some(other), _) => bail!("{place} is `{other}`; accepted are `own` and `candle`"),
-    };
+    let kernels = kernels(&place, scenario.engine.as_deref(), target)?;
     if kernels == Kernels::Candle {
         for (key, given) in [
             ("threads", scenario.threads.is_some()),
@@ -349,6 +344,18 @@ fn resolve_kernels(scenario: &Scenario, places: &Places<'_>, target: &Target) ->
         }
     }
     Ok(kernels)
+}
+
+/// Whose kernels run the model on this target; `place` is where the user says so.
+pub fn kernels(place: &str, engine: Option<&str>, target: &Target) -> Result<Kernels> {
+    match (engine, target) {
+        (Some("own"), Target::Cuda(_)) => {
+            bail!("{place} is `own`; target `{target}` accepts `candle`")
+        }
+        (None, Target::Cuda(_)) | (Some("candle"), _) => Ok(Kernels::Candle),
+        (None | Some("own"), _) => Ok(Kernels::Own),
+        (Some(other), _) => bail!("{place} is `{other}`; accepted are `own` and `candle`"),
+    }
 }
 
 /// Threads and instructions of an engine on the CPU.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// What to measure: cpu, http://HOST:PORT/v1, sim:DEVICE [default: cpu]
+    /// What to measure: cpu, cuda:N (in a build with `cuda`), http://HOST:PORT/v1, plugin:FILE, sim:DEVICE [default: cpu]
     #[arg(long, value_name = "T")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -93,15 +93,15 @@ pub struct Scenario {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Engine: memory for keys and values [default: 1GiB, at most a quarter of the memory]
+    /// Engine: memory for keys and values [default: 1GiB, at most a quarter of the memory; on a GPU what is free, less a tenth]
     #[arg(long, value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_memory: Option<String>,
-    /// Engine: tokens in one step [default: 128 on the CPU, 8192 simulated]
+    /// Engine: tokens in one step [default: 128 on the CPU, 2048 on a GPU, 8192 simulated]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batch_tokens: Option<i64>,
-    /// Engine: sequences in one step [default: 32 on the CPU, 256 simulated]
+    /// Engine: sequences in one step [default: 32 on the CPU, 256 on a GPU and simulated]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sequences: Option<i64>,

@@ -16,8 +16,8 @@ use backends::plugin::{self, PluginExecutor, PluginOptions};
 use backends::sim::{self, Device, SimulatedExecutor};
 use backends::{Backend, Clock, Failure, FailureCause, SystemInfo};
 use models::{
-    ChatTokenizer, CpuOptions, KvFormat, LoadError, Model, ModelInfo, ModelSource, TensorDevice,
-    TensorLlama, WeightsDtype, load_tokenizer,
+    ChatTokenizer, CpuOptions, DeviceFacts, KvFormat, LoadError, Model, ModelInfo, ModelSource,
+    TensorDevice, TensorLlama, WeightsDtype, load_tokenizer,
 };
 use serde_json::{Map, Value};
 
@@ -46,12 +46,12 @@ pub enum Target {
 pub enum TargetError {
     /// Not one of the forms.
     #[error(
-        "target `{0}` is not known; accepted are `cpu`, `http://HOST:PORT/v1`, `plugin:FILE` and `sim:DEVICE`"
+        "target `{0}` is not known; accepted are `cpu`, `cuda:N`, `http://HOST:PORT/v1`, `plugin:FILE` and `sim:DEVICE`"
     )]
     Unknown(String),
     /// Planned.
     #[error(
-        "target `{target}`: this version has no {what} yet; accepted are `cpu`, `http://HOST:PORT/v1`, `plugin:FILE` and `sim:DEVICE`\n\nhint: {hint}"
+        "target `{target}`: this version has no {what} yet; accepted are `cpu`, `cuda:N`, `http://HOST:PORT/v1`, `plugin:FILE` and `sim:DEVICE`\n\nhint: {hint}"
     )]
     Planned {
         /// As given.
@@ -139,12 +139,24 @@ impl Target {
         }
     }
 
+    /// Where candle's kernels run the model, if they do.
+    pub fn tensor_device(&self) -> TensorDevice {
+        match self {
+            Self::Cuda(ordinal) => TensorDevice::Cuda(*ordinal as usize),
+            _ => TensorDevice::Cpu,
+        }
+    }
+
     /// Device name for price files.
     pub fn price_device(&self) -> Option<String> {
         match self {
             Self::Cpu => Some("cpu".into()),
             Self::Sim(name) => Device::builtin(name).map(|device| device.id),
-            Self::Cuda(_) | Self::Http(_) | Self::Plugin { .. } => None,
+            Self::Cuda(_) => {
+                let facts = self.tensor_device().facts().ok().flatten();
+                facts.map(|facts| facts.name)
+            }
+            Self::Http(_) | Self::Plugin { .. } => None,
         }
     }
 }
@@ -188,8 +200,8 @@ impl Kernels {
 /// Settings of the engine, for targets that have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineOptions {
-    /// Bytes of keys and values.
-    pub kv_memory_bytes: u64,
+    /// Bytes of keys and values; none: most of what the device has left beside the weights.
+    pub kv_memory_bytes: Option<u64>,
     /// Tokens in one step.
     pub max_batch_tokens: usize,
     /// Sequences in one step.
@@ -218,8 +230,8 @@ pub struct HttpOptions {
 pub enum Served {
     /// For the CPU.
     Loaded(Box<Model>),
-    /// On the device of the target, for candle's kernels.
-    Tensors(Box<Model<TensorLlama>>),
+    /// On the device of the target, for candle's kernels; what the device says once they are there.
+    Tensors(Box<Model<TensorLlama>>, Option<DeviceFacts>),
     /// For a simulated device or a server.
     Described(ModelInfo, Arc<ChatTokenizer>),
     /// For a plugin: the same, and where it finds the weights.
@@ -238,8 +250,7 @@ impl Served {
             Target::Cpu if kernels == Kernels::Own => {
                 return Ok(Self::Loaded(Box::new(Model::load(model, weights)?)));
             }
-            Target::Cpu => TensorDevice::Cpu,
-            Target::Cuda(ordinal) => TensorDevice::Cuda(*ordinal as usize),
+            Target::Cpu | Target::Cuda(_) => target.tensor_device(),
             Target::Http(_) | Target::Sim(_) => {
                 let (info, tokenizer) = load_tokenizer(model)?;
                 return Ok(Self::Described(info, tokenizer));
@@ -250,14 +261,26 @@ impl Served {
             }
         };
         let model = Model::load_on(device, model, weights)?;
-        Ok(Self::Tensors(Box::new(model)))
+        Ok(Self::Tensors(Box::new(model), device.facts()?))
+    }
+
+    /// Bytes of keys and values: as many as are wanted, or most of what the device has left. A
+    /// tenth of its memory is for activations.
+    pub fn kv_memory_bytes(&self, engine: &EngineOptions) -> u64 {
+        let left = match self {
+            Self::Tensors(_, Some(facts)) => {
+                facts.free_bytes.saturating_sub(facts.memory_bytes / 10)
+            }
+            _ => 0,
+        };
+        engine.kv_memory_bytes.unwrap_or(left)
     }
 
     /// What it is.
     pub fn info(&self) -> &ModelInfo {
         match self {
             Self::Loaded(model) => &model.info,
-            Self::Tensors(model) => &model.info,
+            Self::Tensors(model, _) => &model.info,
             Self::Described(info, _) | Self::Filed(info, ..) => info,
         }
     }
@@ -266,7 +289,7 @@ impl Served {
     pub fn tokenizer(&self) -> Arc<ChatTokenizer> {
         match self {
             Self::Loaded(model) => Arc::clone(&model.chat),
-            Self::Tensors(model) => Arc::clone(&model.chat),
+            Self::Tensors(model, _) => Arc::clone(&model.chat),
             Self::Described(_, tokenizer) | Self::Filed(_, tokenizer, _) => Arc::clone(tokenizer),
         }
     }
@@ -290,15 +313,16 @@ pub async fn connect(
         return Ok(Arc::new(HttpBackend::connect(config, clock.clone()).await?));
     }
     let info = served.info();
+    let kv_memory_bytes = served.kv_memory_bytes(engine);
     let capacity = Capacity {
-        blocks: blocks_for(engine.kv_memory_bytes, info),
+        blocks: blocks_for(kv_memory_bytes, info),
         max_sequences: engine.max_sequences,
         max_batch_tokens: engine.max_batch_tokens,
         max_context: info.context_limit as usize,
     };
     let end_tokens: Arc<[u32]> = served.tokenizer().eos_ids().into();
     let (clock, cache) = (clock.clone(), engine.prefix_cache);
-    let mut details = engine_details(engine, capacity);
+    let mut details = engine_details(engine, capacity, kv_memory_bytes);
     let backend = match (target, served) {
         (Target::Sim(name), served) => {
             let device = Device::builtin(name).expect("the target was checked");
@@ -324,8 +348,8 @@ pub async fn connect(
             Engine::start(executor, clock, cache, end_tokens, system)
         }
         (Target::Plugin { .. }, Served::Filed(info, _, gguf)) => {
-            let executor = open_plugin(target, engine, capacity, &info, gguf)?;
-            details.extend(engine_details(engine, executor.capacity()));
+            let executor = open_plugin(target, kv_memory_bytes, capacity, &info, gguf)?;
+            details.extend(engine_details(engine, executor.capacity(), kv_memory_bytes));
             let system = SystemInfo {
                 kind: "plugin".into(),
                 device: executor.device().to_owned(),
@@ -333,14 +357,11 @@ pub async fn connect(
             };
             Engine::start(executor, clock, cache, end_tokens, system)
         }
-        (_, Served::Tensors(model)) => {
-            details.extend(candle_details(target));
+        (_, Served::Tensors(model, facts)) => {
+            details.extend(candle_details(facts.as_ref()));
             let system = SystemInfo {
                 kind: "engine".into(),
-                device: match target {
-                    Target::Cpu => crate::host::host_info().cpu,
-                    device => device.to_string(),
-                },
+                device: facts.map_or_else(|| crate::host::host_info().cpu, |facts| facts.name),
                 details,
             };
             let executor = CandleExecutor::new(model.llama, capacity)
@@ -356,7 +377,7 @@ pub async fn connect(
 
 fn open_plugin(
     target: &Target,
-    engine: &EngineOptions,
+    kv_memory_bytes: u64,
     wanted: Capacity,
     info: &ModelInfo,
     gguf: Option<PathBuf>,
@@ -369,22 +390,34 @@ fn open_plugin(
         arguments: arguments.clone(),
         gguf,
         wanted,
-        kv_memory_bytes: engine.kv_memory_bytes,
+        kv_memory_bytes,
         step_limit: plugin::STEP_LIMIT,
     };
     PluginExecutor::open(&options, info)
         .map_err(|error| Failure::new(FailureCause::Engine, error.to_string()))
 }
 
-fn candle_details(target: &Target) -> BTreeMap<String, String> {
+fn candle_details(device: Option<&DeviceFacts>) -> BTreeMap<String, String> {
     let mut details = BTreeMap::from([
         ("engine".into(), Kernels::Candle.name().into()),
         ("kernels".into(), "candle".into()),
         ("kv_format".into(), KvFormat::default().name().into()),
     ]);
-    if *target == Target::Cpu {
-        let threads = TensorDevice::cpu_threads().to_string();
-        details.insert("threads".into(), threads);
+    match device {
+        Some(facts) => details.extend([
+            (
+                "compute_capability".into(),
+                facts.compute_capability.clone(),
+            ),
+            (
+                "device_memory".into(),
+                crate::units::show_bytes(facts.memory_bytes),
+            ),
+        ]),
+        None => {
+            let threads = TensorDevice::cpu_threads().to_string();
+            details.insert("threads".into(), threads);
+        }
     }
     details
 }
@@ -400,7 +433,11 @@ fn cpu_details(cpu: CpuOptions) -> [(String, String); 5] {
     ]
 }
 
-fn engine_details(engine: &EngineOptions, capacity: Capacity) -> BTreeMap<String, String> {
+fn engine_details(
+    engine: &EngineOptions,
+    capacity: Capacity,
+    kv_memory_bytes: u64,
+) -> BTreeMap<String, String> {
     let on_off = if engine.prefix_cache == PrefixCache::On {
         "on"
     } else {
@@ -409,7 +446,7 @@ fn engine_details(engine: &EngineOptions, capacity: Capacity) -> BTreeMap<String
     BTreeMap::from([
         (
             "kv_memory".into(),
-            crate::units::show_bytes(engine.kv_memory_bytes),
+            crate::units::show_bytes(kv_memory_bytes),
         ),
         ("kv_blocks".into(), capacity.blocks.to_string()),
         ("kv_block_tokens".into(), models::BLOCK_TOKENS.to_string()),

@@ -50,5 +50,5 @@ pub use model::{LoadError, Model, ModelInfo, WeightsDtype, load_tokenizer};
 pub use sampler::{Draw, SamplingParams, sample};
 pub use source::{ModelSource, ReferenceModel, SourceError};
 pub use store::CatalogueEntry;
-pub use tensors::{TensorCache, TensorDevice, TensorLlama, TensorLogits};
+pub use tensors::{DeviceFacts, NoDevice, TensorCache, TensorDevice, TensorLlama, TensorLogits};
 pub use tokenizer::{ChatTokenizer, Special, TokenizerError};

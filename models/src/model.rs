@@ -8,7 +8,7 @@ use crate::reference::{self, ReferenceModel};
 use crate::reference_vocab;
 use crate::source::ModelSource;
 use crate::store::{self, CatalogueEntry};
-use crate::tensors::{TensorCache, TensorDevice, TensorLlama};
+use crate::tensors::{NoDevice, TensorCache, TensorDevice, TensorLlama};
 use crate::tokenizer::{ChatTokenizer, TokenizerError};
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -214,13 +214,8 @@ pub enum LoadError {
     #[error("weights cannot be prepared")]
     Prepare(#[source] Box<candle_core::Error>),
     /// The device is not there, or this build cannot use it.
-    #[error("device `{device}` cannot be opened")]
-    Device {
-        /// The device.
-        device: TensorDevice,
-        /// What the tensor library says.
-        source: Box<candle_core::Error>,
-    },
+    #[error(transparent)]
+    Device(#[from] NoDevice),
     /// There is no memory for the weights.
     #[error("there is no memory for the weights")]
     Memory(#[source] io::Error),
@@ -280,10 +275,7 @@ impl Model<TensorLlama> {
         source: &ModelSource,
         dtype: WeightsDtype,
     ) -> Result<Self, LoadError> {
-        let opened = device.open().map_err(|source| LoadError::Device {
-            device,
-            source: Box::new(source),
-        })?;
+        let opened = device.open()?;
         let mut model = load(source, dtype, |weights| {
             TensorLlama::build(
                 opened,

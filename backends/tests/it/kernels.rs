@@ -76,8 +76,11 @@ fn greedy_answers_are_those_of_the_own_kernels() {
         compared * 2 > prompts.len() * TOKENS,
         "only {compared} tokens have no tie"
     );
-    let device = TensorDevice::Cpu;
-    for cache in [PrefixCache::On, PrefixCache::Off] {
+    // in a build with `cuda` also on the first GPU, if it answers
+    let gpu = Some(TensorDevice::Cuda(0)).filter(|gpu| gpu.facts().is_ok());
+    let devices = [TensorDevice::Cpu].into_iter().chain(gpu);
+    let caches = [PrefixCache::On, PrefixCache::Off];
+    for (device, cache) in devices.flat_map(|device| caches.map(|cache| (device, cache))) {
         let model = Model::load_on(device, &source(), WeightsDtype::F32).expect("made in memory");
         let capacity = Capacity {
             blocks: 9,

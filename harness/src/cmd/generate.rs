@@ -1,24 +1,30 @@
 //! `weighbridge generate`: one reply from the built-in engine.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use backends::cpu::CpuExecutor;
-use backends::engine::{Capacity, Engine, PrefixCache};
-use backends::{Backend, Clock, EventKind, FinishReason, Prompt, Request, SystemInfo};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use backends::engine::PrefixCache;
+use backends::{Backend, EventKind, FinishReason, Prompt, Request};
 use clap::Args;
-use models::{CpuOptions, Message, Model, ModelSource, Role, SamplingParams, WeightsDtype};
+use models::{BLOCK_TOKENS, Message, Role, SamplingParams};
 use serde_json::json;
 
 use super::{Ending, print};
+use crate::plan::{self, EnginePlan};
+use crate::scenario::Scenario;
+use crate::target::{self, Served, Target};
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
     /// Model, as for run
     #[arg(long, value_name = "M", default_value = "smollm2-135m-instruct")]
     model: String,
+    /// What answers: cpu, or cuda:N in a build with `cuda`
+    #[arg(long, value_name = "T", default_value = "cpu")]
+    target: String,
+    /// Whose kernels run the model on the CPU: own or candle [default: own]
+    #[arg(long, value_name = "KIND")]
+    engine: Option<String>,
     /// A user's message
     #[arg(long, conflicts_with = "chat", required_unless_present = "chat")]
     prompt: Option<String>,
@@ -50,28 +56,22 @@ pub(super) struct GenerateArgs {
 
 pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
     let messages = messages(args)?;
-    let dtype = if args.f32 {
-        WeightsDtype::F32
-    } else {
-        WeightsDtype::AsStored
-    };
-    let Model { llama, chat, .. } = Model::load(&ModelSource::parse(&args.model)?, dtype)?;
+    let mut plan = plan::resolve_engine_plan(&args.scenario())?;
+    ensure!(
+        matches!(plan.target, Target::Cpu | Target::Cuda(_)),
+        "`--target` is `{}`; accepted are `cpu` and `cuda:N`",
+        plan.target
+    );
+    let served = Served::load(&plan.target, plan.engine.kernels, &plan.model, plan.weights)?;
+    let (info, chat) = (served.info(), served.tokenizer());
     let prompt_ids = chat.encode_chat(&messages)?;
-    let room = llama.config().context.saturating_sub(prompt_ids.len());
+    let room = (info.context_limit as usize).saturating_sub(prompt_ids.len());
     let max_tokens = (args.max_tokens as usize).min(room);
     // Memory for this one conversation, not for the model's whole context.
-    let max_context = (prompt_ids.len() + max_tokens).max(1);
-    let capacity = Capacity {
-        blocks: max_context.div_ceil(models::BLOCK_TOKENS) as u32,
-        max_sequences: 1,
-        max_batch_tokens: 512,
-        max_context,
-    };
-    let system = SystemInfo {
-        kind: "engine".into(),
-        device: "cpu".into(),
-        details: std::collections::BTreeMap::default(),
-    };
+    let tokens = (prompt_ids.len() + max_tokens).max(1);
+    let tokens = tokens.next_multiple_of(BLOCK_TOKENS) as u64;
+    plan.engine.kv_memory_bytes = Some(tokens * info.kv_bytes_per_token);
+    plan.engine.prefix_cache = PrefixCache::Off;
     let request = Request {
         prompt: Prompt {
             tokens: prompt_ids.clone().into(),
@@ -87,19 +87,19 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
             seed: args.seed,
         },
     };
-    let clock = Clock::wall();
-    let end_tokens: Arc<[u32]> = chat.eos_ids().into();
-    let threads = NonZeroUsize::new(crate::host::logical_cpus() as usize);
-    let options = CpuOptions::new(threads.unwrap_or(NonZeroUsize::MIN));
-    let executor = CpuExecutor::new(llama, capacity, options)?;
-    let engine = Engine::start(
-        executor,
-        clock.clone(),
-        PrefixCache::Off,
-        end_tokens,
-        system,
-    );
-    let (ids, reason) = clock.block_on(answer(&engine, request, args, &chat))?;
+    let clock = plan.target.clock();
+    let answering = async {
+        let EnginePlan {
+            target,
+            engine,
+            http,
+            ..
+        } = &plan;
+        let backend = target::connect(target, &clock, served, engine, http).await;
+        let backend = backend.map_err(|failure| anyhow!("{}", failure.message))?;
+        answer(backend.as_ref(), request, args, &chat).await
+    };
+    let (ids, reason) = clock.block_on(answering)?;
     if args.json {
         let reply = json!({
             "prompt_token_ids": prompt_ids,
@@ -112,6 +112,20 @@ pub(super) fn run(args: &GenerateArgs) -> Result<Ending> {
         print("\n")?;
     }
     Ok(Ending::Done)
+}
+
+impl GenerateArgs {
+    fn scenario(&self) -> Scenario {
+        Scenario {
+            target: Some(self.target.clone()),
+            model: Some(self.model.clone()),
+            engine: self.engine.clone(),
+            weights: self.f32.then(|| "f32".to_owned()),
+            max_batch_tokens: Some(512),
+            max_sequences: Some(1),
+            ..Scenario::default()
+        }
+    }
 }
 
 fn messages(args: &GenerateArgs) -> Result<Vec<Message>> {
@@ -138,7 +152,7 @@ fn messages(args: &GenerateArgs) -> Result<Vec<Message>> {
 
 /// The reply's ids and why it ended; without `--json` the text is printed as it comes.
 async fn answer(
-    engine: &Engine,
+    engine: &dyn Backend,
     request: Request,
     args: &GenerateArgs,
     chat: &models::ChatTokenizer,

@@ -81,8 +81,7 @@ pub(super) fn make(plan: &Plan, out: &Path) -> Result<Ran> {
     }
     let served = load_model(plan)?;
     let info = served.info().clone();
-    let tokenizer = served.tokenizer();
-    let source = session_source(plan, &info, tokenizer)?;
+    let source = session_source(plan, &served)?;
     let clock = plan.target.clock();
     let outcome = clock.block_on(measure(plan, &clock, served, Arc::new(source), out))?;
     let mut report = assemble::report(plan, &info, &outcome);
@@ -131,18 +130,16 @@ fn load_model(plan: &Plan) -> Result<Served> {
         info.parameters as f64 / 1e6,
         info.weights,
         show_bytes(info.weight_bytes),
-        show_bytes(plan.engine.kv_memory_bytes)
+        show_bytes(served.kv_memory_bytes(&plan.engine))
     ));
     Ok(served)
 }
 
 /// The sessions of the run, once it is sure that the model can take them.
-fn session_source(
-    plan: &Plan,
-    info: &models::ModelInfo,
-    tokenizer: Arc<models::ChatTokenizer>,
-) -> Result<SessionSource> {
-    let (pool, per_token) = (plan.engine.kv_memory_bytes, info.kv_bytes_per_token.max(1));
+fn session_source(plan: &Plan, served: &Served) -> Result<SessionSource> {
+    let info = served.info();
+    let pool = served.kv_memory_bytes(&plan.engine);
+    let per_token = info.kv_bytes_per_token.max(1);
     let held = match plan.target {
         Target::Cpu | Target::Cuda(_) | Target::Sim(_) | Target::Plugin { .. } => {
             (pool / per_token).saturating_sub(64)
@@ -172,6 +169,7 @@ fn session_source(
         );
     }
     let limit = u32::try_from(window.min(held)).ok();
+    let tokenizer = served.tokenizer();
     let source = SessionSource::new(plan.workload.clone(), plan.seed, tokenizer, limit)?;
     match &source {
         SessionSource::Generated(maker) => {

@@ -19,7 +19,7 @@ use crate::units::{parse_bytes, parse_duration, show_bytes};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// What answers: cpu, or sim:DEVICE, which keeps the device's pace in real time
+    /// What answers: cpu, cuda:N (in a build with `cuda`), or sim:DEVICE, which keeps the device's pace in real time
     #[arg(long, value_name = "T", default_value = "cpu")]
     target: String,
     /// Model: ref-135m, ref-tiny, smollm2-135m-instruct or a path ending in .gguf
@@ -43,18 +43,21 @@ pub(super) struct ServeArgs {
     /// Seeds of requests that bring none come from it
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Memory for keys and values [default: 1GiB, at most a quarter of the memory; 16GiB simulated]
+    /// Memory for keys and values [default: 1GiB, at most a quarter of the memory; 16GiB simulated; on a GPU what is free, less a tenth]
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<String>,
-    /// Tokens in one step [default: 128 on the CPU, 8192 simulated]
+    /// Tokens in one step [default: 128 on the CPU, 2048 on a GPU, 8192 simulated]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_batch_tokens: Option<i64>,
-    /// Sequences in one step [default: 32 on the CPU, 256 simulated]
+    /// Sequences in one step [default: 32 on the CPU, 256 on a GPU and simulated]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_sequences: Option<i64>,
     /// Keep computed prefixes for later requests: on or off [default: on]
     #[arg(long, value_name = "ON|OFF")]
     prefix_cache: Option<String>,
+    /// Whose kernels run the model on the CPU: own or candle [default: own]
+    #[arg(long, value_name = "KIND")]
+    engine: Option<String>,
     /// Weights as stored, or expanded to f32: stored or f32 [default: stored]
     #[arg(long, value_name = "KIND")]
     weights: Option<String>,
@@ -73,8 +76,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<Ending> {
     let plan = plan::resolve_engine_plan(&args.scenario())?;
     ensure!(
         !matches!(plan.target, Target::Http(_)),
-        "`--target` is `{}`; accepted are `cpu` and `sim:DEVICE`\n\nhint: that is a server \
-         already; clients can reach it themselves",
+        "`--target` is `{}`; accepted are `cpu`, `cuda:N`, `plugin:FILE` and `sim:DEVICE`\n\nhint: \
+         that is a server already; clients can reach it themselves",
         plan.target
     );
     let address = resolve_address(&args.listen)?;
@@ -100,6 +103,7 @@ impl ServeArgs {
             max_batch_tokens: self.max_batch_tokens,
             max_sequences: self.max_sequences,
             prefix_cache: self.prefix_cache.clone(),
+            engine: self.engine.clone(),
             weights: self.weights.clone(),
             threads: self.threads,
             pin: self.pin.clone(),
@@ -129,12 +133,12 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
 }
 
 fn load(plan: &EnginePlan) -> Result<Served> {
-    if plan.target == Target::Cpu {
+    if matches!(plan.target, Target::Cpu | Target::Cuda(_)) {
         note(&format!("loading {} …", plan.model_name));
     }
     let kernels = plan.engine.kernels;
     let served = Served::load(&plan.target, kernels, &plan.model, plan.weights)?;
-    let (pool, info) = (plan.engine.kv_memory_bytes, served.info());
+    let (pool, info) = (served.kv_memory_bytes(&plan.engine), served.info());
     let held = pool / info.kv_bytes_per_token.max(1);
     ensure!(
         held >= LEAST_CONTEXT,

@@ -6,17 +6,19 @@
 
 use std::num::NonZeroUsize;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use backends::clock::monotonic_now_ns;
 use clap::Args;
 use models::{
-    BLOCK_TOKENS, Cpu, CpuOptions, KvCache, KvFormat, Level, Llama, MachineProbe, Model,
-    ModelSource, Operation, Profile, SequenceStep, Threads, WeightsDtype, probe,
+    BLOCK_TOKENS, Cpu, CpuOptions, ForwardError, KvCache, KvFormat, Level, Llama, LlamaConfig,
+    MachineProbe, ModelSource, Operation, Profile, SequenceStep, TensorCache, TensorDevice,
+    TensorLlama, Threads, WeightsDtype, probe,
 };
 use serde::Serialize;
 
 use super::{Ending, note, print};
-use crate::plan::instructions;
+use crate::plan::{instructions, kernels};
+use crate::target::{Kernels, Served, Target};
 use crate::units::show_bytes;
 
 /// Tokens of a prompt that one step takes.
@@ -30,6 +32,12 @@ pub(super) struct SpeedArgs {
     /// Model, as for run
     #[arg(long, value_name = "M", default_value = "ref-135m")]
     model: String,
+    /// What runs it: cpu, or cuda:N in a build with `cuda`
+    #[arg(long, value_name = "T", default_value = "cpu")]
+    target: String,
+    /// Whose kernels run the model on the CPU: own or candle [default: own]
+    #[arg(long, value_name = "KIND")]
+    engine: Option<String>,
     /// Tokens of the prompts that are prefilled; several numbers make several rows
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
     prompt_tokens: Vec<usize>,
@@ -73,6 +81,8 @@ pub(super) struct SpeedArgs {
 struct Row {
     model: String,
     weights: String,
+    target: String,
+    engine: &'static str,
     instructions: String,
     threads: usize,
     batch: usize,
@@ -128,7 +138,13 @@ struct Setting {
 }
 
 pub(super) fn run(args: &SpeedArgs) -> Result<Ending> {
-    let settings = settings(args)?;
+    let target = Target::parse(&args.target)?;
+    ensure!(
+        matches!(target, Target::Cpu | Target::Cuda(_)),
+        "`--target` is `{target}`; accepted are `cpu` and `cuda:N`"
+    );
+    let kernels = resolve_kernels(args, &target)?;
+    let settings = settings(args, kernels)?;
     let level = match &args.instructions {
         None => Level::best(),
         Some(name) => {
@@ -141,8 +157,8 @@ pub(super) fn run(args: &SpeedArgs) -> Result<Ending> {
     } else {
         WeightsDtype::AsStored
     };
-    let model = Model::load(&source, dtype)?;
-    let limit = model.llama.config().context;
+    let served = Served::load(&target, kernels, &source, dtype)?;
+    let limit = served.info().context_limit as usize;
     for setting in &settings {
         let longest = setting.prompt.max(setting.depth + args.gen_tokens);
         ensure!(
@@ -154,9 +170,10 @@ pub(super) fn run(args: &SpeedArgs) -> Result<Ending> {
     }
     if !args.json {
         note(&format!(
-            "{}, {}, {level}; keys and values {}; medians of {}",
-            model.info.name,
-            model.info.weights,
+            "{}, {}, {}; keys and values {}; medians of {}",
+            served.info().name,
+            served.info().weights,
+            runs_on(&served, level),
             kv_format(args).name(),
             args.repeats
         ));
@@ -164,7 +181,7 @@ pub(super) fn run(args: &SpeedArgs) -> Result<Ending> {
     }
     let mut rows = Vec::new();
     for setting in settings {
-        let row = measure(&model, setting, level, args)?;
+        let row = measure(&served, setting, level, args)?;
         if !args.json {
             print(&line(&row))?;
         }
@@ -176,8 +193,36 @@ pub(super) fn run(args: &SpeedArgs) -> Result<Ending> {
     Ok(Ending::Done)
 }
 
-fn settings(args: &SpeedArgs) -> Result<Vec<Setting>> {
-    let all = vec![crate::host::logical_cpus() as usize];
+/// Whose kernels; what only our own can do is refused with the others.
+fn resolve_kernels(args: &SpeedArgs, target: &Target) -> Result<Kernels> {
+    let kernels = kernels("`--engine`", args.engine.as_deref(), target)?;
+    if kernels == Kernels::Candle {
+        for (flag, given) in [
+            ("--threads", !args.threads.is_empty()),
+            ("--pin", args.pin),
+            ("--instructions", args.instructions.is_some()),
+            ("--profile", args.profile),
+        ] {
+            ensure!(!given, "`{flag}` is given; only engine `own` takes it");
+        }
+    }
+    Ok(kernels)
+}
+
+/// The instruction set, or whose device and kernels.
+fn runs_on(served: &Served, level: Level) -> String {
+    match served {
+        Served::Tensors(_, Some(facts)) => format!("{}, candle's kernels", facts.name),
+        Served::Tensors(_, None) => "candle's kernels".to_owned(),
+        _ => level.to_string(),
+    }
+}
+
+fn settings(args: &SpeedArgs, kernels: Kernels) -> Result<Vec<Setting>> {
+    let all = vec![match kernels {
+        Kernels::Own => crate::host::logical_cpus() as usize,
+        Kernels::Candle => TensorDevice::cpu_threads(),
+    }];
     let threads = if args.threads.is_empty() {
         &all
     } else {
@@ -224,24 +269,13 @@ fn kv_format(args: &SpeedArgs) -> KvFormat {
     }
 }
 
-fn measure(model: &Model, setting: Setting, level: Level, args: &SpeedArgs) -> Result<Row> {
-    let count = NonZeroUsize::new(setting.threads).unwrap_or(NonZeroUsize::MIN);
-    let threads = Threads {
-        count,
-        pinned: args.pin,
-    };
+fn measure(served: &Served, setting: Setting, level: Level, args: &SpeedArgs) -> Result<Row> {
     let longest = setting.prompt.max(setting.depth + args.gen_tokens);
     let per_sequence = longest.div_ceil(BLOCK_TOKENS);
-    let blocks = per_sequence * setting.batch;
-    let config = model.llama.config();
-    let cache = KvCache::new(config, blocks, kv_format(args)).with_context(|| {
-        let bytes = KvCache::bytes_per_block(config, kv_format(args)) * blocks;
-        format!("no memory for {} of cache", show_bytes(bytes as u64))
-    })?;
+    let pass = Pass::new(served, setting, level, args, per_sequence * setting.batch)?;
+    let vocab = pass.config().vocab as u64;
     let mut bench = Bench {
-        llama: &model.llama,
-        cpu: Cpu::new(CpuOptions { threads, level }),
-        cache,
+        pass,
         tables: (0..setting.batch)
             .map(|s| {
                 (s * per_sequence..(s + 1) * per_sequence)
@@ -250,28 +284,33 @@ fn measure(model: &Model, setting: Setting, level: Level, args: &SpeedArgs) -> R
             })
             .collect(),
         tokens: (0..longest as u64)
-            .map(|i| (i * 7919 % config.vocab as u64) as u32)
+            .map(|i| (i * 7919 % vocab) as u32)
             .collect(),
     };
     let (batch, prompt, generated) = (setting.batch, setting.prompt, args.gen_tokens);
     // The first round warms caches and is not counted.
-    bench.prefill(prompt);
-    let prefill_samples = bench.samples(args.repeats, batch * prompt, |b| b.prefill(prompt));
-    bench.prefill(setting.depth);
-    bench.decode(setting.depth, generated.min(8));
+    bench.prefill(prompt)?;
+    let prefill_samples = bench.samples(args.repeats, batch * prompt, |b| b.prefill(prompt))?;
+    bench.prefill(setting.depth)?;
+    bench.decode(setting.depth, generated.min(8))?;
     let decode_samples = bench.samples(args.repeats, batch * generated, |bench| {
-        bench.decode(setting.depth, generated);
-    });
+        bench.decode(setting.depth, generated)
+    })?;
     let profile = if args.profile {
-        Some(bench.profiles(setting, generated, model.info.weight_bytes)?)
+        Some(bench.profiles(setting, generated, served.info().weight_bytes)?)
     } else {
         None
     };
     Ok(Row {
-        model: model.info.name.clone(),
-        weights: model.info.weights.clone(),
-        instructions: level.to_string(),
-        threads: bench.cpu.threads(),
+        model: served.info().name.clone(),
+        weights: served.info().weights.clone(),
+        target: args.target.clone(),
+        engine: bench.pass.kernels().name(),
+        instructions: match bench.pass.kernels() {
+            Kernels::Own => level.to_string(),
+            Kernels::Candle => "candle".to_owned(),
+        },
+        threads: setting.threads,
         batch,
         prompt_tokens: prompt,
         gen_tokens: generated,
@@ -284,52 +323,133 @@ fn measure(model: &Model, setting: Setting, level: Level, args: &SpeedArgs) -> R
     })
 }
 
+/// One of the forward passes, with its cache.
+enum Pass<'a> {
+    Own {
+        llama: &'a Llama,
+        cpu: Cpu,
+        cache: KvCache,
+    },
+    Candle {
+        llama: &'a TensorLlama,
+        cache: TensorCache,
+    },
+}
+
+impl<'a> Pass<'a> {
+    fn new(
+        served: &'a Served,
+        setting: Setting,
+        level: Level,
+        args: &SpeedArgs,
+        blocks: usize,
+    ) -> Result<Self> {
+        let format = kv_format(args);
+        let no_memory = |per_block: usize| {
+            let bytes = show_bytes((per_block * blocks) as u64);
+            format!("no memory for {bytes} of cache")
+        };
+        match served {
+            Served::Loaded(model) => {
+                let count = NonZeroUsize::new(setting.threads).unwrap_or(NonZeroUsize::MIN);
+                let threads = Threads {
+                    count,
+                    pinned: args.pin,
+                };
+                let config = model.llama.config();
+                let cache = KvCache::new(config, blocks, format);
+                let cache =
+                    cache.with_context(|| no_memory(KvCache::bytes_per_block(config, format)))?;
+                Ok(Self::Own {
+                    llama: &model.llama,
+                    cpu: Cpu::new(CpuOptions { threads, level }),
+                    cache,
+                })
+            }
+            Served::Tensors(model, _) => {
+                let (llama, per_block) = (&model.llama, TensorCache::bytes_per_block);
+                let cache = llama.cache(blocks, format);
+                let cache = cache.with_context(|| no_memory(per_block(llama.config(), format)))?;
+                Ok(Self::Candle { llama, cache })
+            }
+            Served::Described(..) | Served::Filed(..) => unreachable!("these targets are refused"),
+        }
+    }
+
+    fn config(&self) -> &LlamaConfig {
+        match self {
+            Self::Own { llama, .. } => llama.config(),
+            Self::Candle { llama, .. } => llama.config(),
+        }
+    }
+
+    fn kernels(&self) -> Kernels {
+        match self {
+            Self::Own { .. } => Kernels::Own,
+            Self::Candle { .. } => Kernels::Candle,
+        }
+    }
+
+    /// Runs a step to its end.
+    fn step(&mut self, steps: &[SequenceStep<'_>]) -> Result<(), ForwardError> {
+        match self {
+            Self::Own { llama, cpu, cache } => {
+                std::hint::black_box(llama.forward(cpu, cache, steps)?.rows());
+                Ok(())
+            }
+            Self::Candle { llama, cache } => {
+                std::hint::black_box(llama.forward(cache, steps)?.rows());
+                llama.finish()
+            }
+        }
+    }
+}
+
 /// A model with sequences side by side.
 struct Bench<'a> {
-    llama: &'a Llama,
-    cpu: Cpu,
-    cache: KvCache,
+    pass: Pass<'a>,
     tables: Vec<Vec<u32>>,
     tokens: Vec<u32>,
 }
 
 impl Bench<'_> {
     /// Tokens per second, several times.
-    fn samples(&mut self, repeats: usize, tokens: usize, work: impl Fn(&mut Self)) -> Vec<f64> {
+    fn samples(
+        &mut self,
+        repeats: usize,
+        tokens: usize,
+        work: impl Fn(&mut Self) -> Result<()>,
+    ) -> Result<Vec<f64>> {
         let mut sample = || {
             let start = monotonic_now_ns();
-            work(self);
+            work(self)?;
             let elapsed = monotonic_now_ns().saturating_sub(start).max(1);
-            tokens as f64 / (elapsed as f64 / 1e9)
+            Ok(tokens as f64 / (elapsed as f64 / 1e9))
         };
         (0..repeats).map(|_| sample()).collect()
     }
 
-    fn step(&mut self, steps: &[SequenceStep<'_>]) {
-        let logits = self.llama.forward(&mut self.cpu, &mut self.cache, steps);
-        std::hint::black_box(logits.expect("the batch is in bounds").rows());
-    }
-
     /// Every sequence's prompt, one after the other, in chunks.
-    fn prefill(&mut self, tokens: usize) {
+    fn prefill(&mut self, tokens: usize) -> Result<()> {
         let prompt = std::mem::take(&mut self.tokens);
         let tables = std::mem::take(&mut self.tables);
         for blocks in &tables {
             for start in (0..tokens).step_by(CHUNK) {
                 let end = tokens.min(start + CHUNK);
-                self.step(&[SequenceStep {
+                self.pass.step(&[SequenceStep {
                     tokens: &prompt[start..end],
                     start,
                     blocks,
                     logits: end == tokens,
-                }]);
+                }])?;
             }
         }
         (self.tokens, self.tables) = (prompt, tables);
+        Ok(())
     }
 
     /// All sequences together, token by token.
-    fn decode(&mut self, depth: usize, tokens: usize) {
+    fn decode(&mut self, depth: usize, tokens: usize) -> Result<()> {
         let text = std::mem::take(&mut self.tokens);
         let tables = std::mem::take(&mut self.tables);
         for start in depth..depth + tokens {
@@ -340,9 +460,18 @@ impl Bench<'_> {
                 logits: true,
             };
             let steps: Vec<_> = tables.iter().map(|blocks| step(blocks)).collect();
-            self.step(&steps);
+            self.pass.step(&steps)?;
         }
         (self.tokens, self.tables) = (text, tables);
+        Ok(())
+    }
+
+    /// The processor of our own kernels, which alone keep a profile.
+    fn cpu(&mut self) -> Result<&mut Cpu> {
+        match &mut self.pass {
+            Pass::Own { cpu, .. } => Ok(cpu),
+            Pass::Candle { .. } => bail!("candle's kernels keep no profile"),
+        }
     }
 
     fn profiles(
@@ -351,15 +480,15 @@ impl Bench<'_> {
         generated: usize,
         weight_bytes: u64,
     ) -> Result<Profiles> {
-        let limits = probe(&mut self.cpu, weight_bytes, monotonic_now_ns)
+        let limits = probe(self.cpu()?, weight_bytes, monotonic_now_ns)
             .context("no memory to probe the machine with")?;
-        self.cpu.start_profile(monotonic_now_ns);
-        self.prefill(setting.prompt);
-        let prefill = self.cpu.take_profile();
-        self.prefill(setting.depth);
-        self.cpu.start_profile(monotonic_now_ns);
-        self.decode(setting.depth, generated);
-        let decode = self.cpu.take_profile();
+        self.cpu()?.start_profile(monotonic_now_ns);
+        self.prefill(setting.prompt)?;
+        let prefill = self.cpu()?.take_profile();
+        self.prefill(setting.depth)?;
+        self.cpu()?.start_profile(monotonic_now_ns);
+        self.decode(setting.depth, generated)?;
+        let decode = self.cpu()?.take_profile();
         let shares = |profile: Option<Profile>| {
             let profile = profile.expect("it was started above");
             shares(&profile, &limits)

@@ -310,3 +310,49 @@ fn candle_s_kernels_run_the_same_model() {
             .says(message);
     }
 }
+
+#[test]
+fn a_gpu_that_cannot_be_had_is_named() {
+    let line = "run --target cuda:4096 --model ref-tiny --workload smoke --out out";
+    let sandbox = Sandbox::new();
+    let ran = sandbox.run_line(line).ends_with(2).says("cuda:4096");
+    if cfg!(feature = "cuda") {
+        ran.says("NVIDIA");
+    } else {
+        ran.says("built without `cuda`; rebuild with `--features cuda`");
+    }
+    assert!(!sandbox.path("out").exists());
+}
+
+#[test]
+fn generate_and_speed_take_either_engine() {
+    let sandbox = Sandbox::new();
+    let reply = |engine: &str| {
+        let words = "--model ref-tiny --prompt hello --max-tokens 12 --f32 --json";
+        let ran = sandbox.run_line(&format!("generate --engine {engine} {words}"));
+        let reply: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+        reply["token_ids"].as_array().expect("ids").len()
+    };
+    assert_eq!([reply("own"), reply("candle")], [12, 12]);
+    let sizes = "--model ref-tiny --prompt-tokens 40 --gen-tokens 4 --repeats 1 --batch 3 --json";
+    let ran = sandbox.run_line(&format!("speed --engine candle {sizes}"));
+    let rows: serde_json::Value = serde_json::from_str(&ran.out).expect("JSON");
+    assert_eq!(
+        (&rows[0]["engine"], &rows[0]["target"]),
+        (&"candle".into(), &"cpu".into())
+    );
+    assert!(rows[0]["decode_tokens_per_s"].as_f64().expect("a number") > 0.0);
+    for (line, message) in [
+        (
+            "speed --engine candle --profile",
+            "only engine `own` takes it",
+        ),
+        ("speed --target sim:h100", "accepted are `cpu` and `cuda:N`"),
+        (
+            "generate --prompt x --target sim:h100",
+            "accepted are `cpu` and `cuda:N`",
+        ),
+    ] {
+        sandbox.run_line(line).ends_with(2).says(message);
+    }
+}

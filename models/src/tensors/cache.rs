@@ -1,17 +1,18 @@
 //! The paged key/value cache as tensors: for each layer one of keys and one of values, a row for
 //! every token slot of every block.
 //!
-//! Slots are written and read by index on the device. **Invariant.** Slot `s` of block `b` is row
-//! `b * BLOCK_TOKENS + s` in every layer. Which blocks are in use, and by whom, is the caller's
-//! affair, as with [`crate::KvCache`].
+//! Slots are written and read by index on the device, where attention gathers the keys it needs.
+//! **Invariant.** Slot `s` of block `b` is row `b * BLOCK_TOKENS + s` in every layer, and only slots
+//! that were written are read. Which blocks are in use, and by whom, is the caller's affair, as with
+//! [`crate::KvCache`].
 
+use super::groups::{Span, groups};
 use crate::config::LlamaConfig;
 use crate::cpu::attention::QueryRow;
 use crate::kv::{BLOCK_TOKENS, KvFormat};
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 use half::f16;
-use std::ops::Range;
 
 /// Keys and values of every layer, on a device.
 #[derive(Debug)]
@@ -77,50 +78,151 @@ pub(super) fn slots<'a>(
     Tensor::from_vec(slots, count, device)
 }
 
-/// Queries that see the same keys: a range of rows, all of one sequence.
+/// What some rows of a batch attend to, on the device: groups of rows one after another.
 #[derive(Debug)]
-pub(super) struct Span {
-    pub(super) rows: Range<usize>,
-    /// Slots of the keys, in the order of their positions.
+pub(super) struct Plan {
+    /// The batch's rows in the order of the groups, and the way back; none where that is their own.
+    order: Option<(Tensor, Tensor)>,
+    groups: Vec<GroupTensors>,
+}
+
+/// A group's sequences, padded to equal length.
+#[derive(Debug)]
+struct GroupTensors {
+    sequences: usize,
+    queries: usize,
+    keys: usize,
+    /// Slots of the keys of each sequence, in the order of their positions.
     slots: Tensor,
-    /// What is added to the scores, where not every query sees every key.
+    /// What is added to the scores, `[sequences, 1, queries, keys]`, where not every query sees
+    /// every key.
     mask: Option<Tensor>,
 }
 
-impl Span {
-    /// `rows` of the batch are the last positions of a sequence of `tokens` tokens.
-    pub(super) fn new(
-        rows: Range<usize>,
-        tokens: usize,
-        blocks: &[u32],
-        device: &Device,
-    ) -> Result<Self> {
-        let keys = (0..tokens).map(|position| QueryRow { position, blocks });
-        let first = tokens - rows.len();
-        let mask = if rows.len() == 1 {
+impl Plan {
+    pub(super) fn new<'a>(spans: impl Iterator<Item = Span<'a>>, device: &Device) -> Result<Self> {
+        let groups = groups(spans);
+        let rows = groups.iter().flatten().flat_map(|span| span.rows.clone());
+        let rows: Vec<u32> = rows.map(|row| row as u32).collect();
+        let order = if rows.is_sorted() {
             None
         } else {
-            let hidden = |seen| move |key| if key > seen { f32::NEG_INFINITY } else { 0.0 };
-            let mask: Vec<f32> = (first..tokens)
-                .flat_map(|position| (0..tokens).map(hidden(position)))
-                .collect();
-            Some(Tensor::from_vec(mask, (rows.len(), tokens), device)?)
+            let mut back = vec![0_u32; rows.len()];
+            for (place, row) in (0..).zip(&rows) {
+                back[*row as usize] = place;
+            }
+            let count = rows.len();
+            let back = Tensor::from_vec(back, count, device)?;
+            Some((Tensor::from_vec(rows, count, device)?, back))
+        };
+        let groups = groups.iter().map(|group| GroupTensors::new(group, device));
+        Ok(Self {
+            order,
+            groups: groups.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Attention of the plan's rows, `[rows, heads, head_dim]`, already scaled; gives
+    /// `[rows, heads * head_dim]`.
+    pub(super) fn attend(&self, cache: &LayerCache, queries: &Tensor) -> Result<Tensor> {
+        let queries = match &self.order {
+            Some((order, _)) => &queries.index_select(order, 0)?,
+            None => queries,
+        };
+        let mut attended = Vec::with_capacity(self.groups.len());
+        let mut start = 0;
+        for group in &self.groups {
+            let rows = group.sequences * group.queries;
+            attended.push(group.attend(cache, &queries.narrow(0, start, rows)?)?);
+            start += rows;
+        }
+        let attended = Tensor::cat(&attended, 0)?;
+        match &self.order {
+            Some((_, back)) => attended.index_select(back, 0),
+            None => Ok(attended),
+        }
+    }
+}
+
+impl GroupTensors {
+    fn new(group: &[Span<'_>], device: &Device) -> Result<Self> {
+        let queries = group[0].rows.len();
+        let keys = group.iter().map(|span| span.tokens).max().unwrap_or(0);
+        let places = group.iter().flat_map(|span| {
+            // a place beyond the sequence is read, not seen: it has to hold numbers
+            let known = move |position| if position < span.tokens { position } else { 0 };
+            (0..keys).map(move |position| QueryRow {
+                position: known(position),
+                blocks: span.blocks,
+            })
+        });
+        let sees_all = |span: &Span<'_>| span.rows.len() == 1 && span.tokens == keys;
+        let mask = if group.iter().all(sees_all) {
+            None
+        } else {
+            let mask = group.iter().flat_map(|span| mask(span, keys)).collect();
+            let shape = (group.len(), 1, queries, keys);
+            Some(Tensor::from_vec(mask, shape, device)?)
         };
         Ok(Self {
-            rows,
-            slots: slots(keys, device)?,
+            sequences: group.len(),
+            queries,
+            keys,
+            slots: slots(places, device)?,
             mask,
         })
     }
 
-    /// The last query alone, as row `row`.
-    pub(super) fn last(&self, row: usize) -> Self {
-        Self {
-            rows: row..row + 1,
-            slots: self.slots.clone(),
-            mask: None,
-        }
+    /// Heads that share keys are rows of one product.
+    fn attend(&self, cache: &LayerCache, queries: &Tensor) -> Result<Tensor> {
+        let (rows, heads, head_dim) = queries.dims3()?;
+        let (sequences, kv_heads) = (self.sequences, cache.keys.dim(1)?);
+        let sharing = heads / kv_heads;
+        let product = (sequences * kv_heads, sharing * self.queries);
+        let queries = queries
+            .reshape((sequences, self.queries, kv_heads, sharing, head_dim))?
+            .permute((0, 2, 3, 1, 4))?
+            .reshape((product.0, product.1, head_dim))?;
+        let scores = queries.matmul(&self.read(&cache.keys)?.t()?)?;
+        let scores = match &self.mask {
+            Some(mask) => scores
+                .reshape((sequences, heads, self.queries, self.keys))?
+                .broadcast_add(mask)?
+                .reshape((product.0, product.1, self.keys))?,
+            None => scores,
+        };
+        softmax_last_dim(&scores)?
+            .matmul(&self.read(&cache.values)?)?
+            .reshape((sequences, kv_heads, sharing, self.queries, head_dim))?
+            .permute((0, 3, 1, 2, 4))?
+            .reshape((rows, heads * head_dim))
     }
+
+    /// The group's part of the cache as `[sequences * kv_heads, keys, head_dim]`, in f32.
+    fn read(&self, cache: &Tensor) -> Result<Tensor> {
+        let (_, kv_heads, head_dim) = cache.dims3()?;
+        cache
+            .index_select(&self.slots, 0)?
+            .reshape((self.sequences, self.keys, kv_heads, head_dim))?
+            .transpose(1, 2)?
+            .to_dtype(DType::F32)?
+            .reshape((self.sequences * kv_heads, self.keys, head_dim))
+    }
+}
+
+/// For each query of the span and each of so many keys: nothing, or that it is not seen.
+fn mask(span: &Span<'_>, keys: usize) -> impl Iterator<Item = f32> {
+    let first = span.tokens - span.rows.len();
+    (first..span.tokens).flat_map(move |position| {
+        let hidden = move |key| {
+            if key > position {
+                f32::NEG_INFINITY
+            } else {
+                0.0
+            }
+        };
+        (0..keys).map(hidden)
+    })
 }
 
 /// The cache of one layer: `[slots, kv_heads, head_dim]` each.
@@ -139,33 +241,4 @@ impl LayerCache {
         }
         Ok(())
     }
-
-    /// Attention of the span's queries, `[rows, heads, head_dim]`, already scaled; gives
-    /// `[rows, heads * head_dim]`. Heads that share keys are rows of one product.
-    pub(super) fn attend(&self, span: &Span, queries: &Tensor) -> Result<Tensor> {
-        let (rows, heads, head_dim) = queries.dims3()?;
-        let (tokens, kv_heads) = (span.slots.dim(0)?, self.keys.dim(1)?);
-        let grouped = (kv_heads, heads / kv_heads * rows, head_dim);
-        let queries = queries.transpose(0, 1)?.reshape(grouped)?;
-        let scores = queries.matmul(&read(&self.keys, &span.slots)?.t()?)?;
-        let scores = match &span.mask {
-            Some(mask) => {
-                let shape = scores.shape().clone();
-                let by_head = scores.reshape((heads, rows, tokens))?;
-                by_head.broadcast_add(mask)?.reshape(shape)?
-            }
-            None => scores,
-        };
-        let attended = softmax_last_dim(&scores)?.matmul(&read(&self.values, &span.slots)?)?;
-        attended
-            .reshape((heads, rows, head_dim))?
-            .transpose(0, 1)?
-            .reshape((rows, heads * head_dim))
-    }
-}
-
-/// Rows of the cache as `[kv_heads, slots, head_dim]`, in f32.
-fn read(cache: &Tensor, slots: &Tensor) -> Result<Tensor> {
-    let rows = cache.index_select(slots, 0)?.transpose(0, 1)?;
-    rows.to_dtype(DType::F32)?.contiguous()
 }

@@ -1,8 +1,7 @@
 //! Logits on a device, and the tokens that follow from them.
 //!
 //! **Invariant.** The host sees whole rows only where chance or a forbidden token decides; of other
-//! rows it sees the token. Reading either waits for the device, so the step is over when it
-//! returns.
+//! rows it sees the token. Reading either waits for the device, and so ends the step.
 
 use crate::batch::ForwardError;
 use crate::sampler::{Draw, sample};

@@ -2,60 +2,31 @@
 //!
 //! It takes the same batches as [`crate::Llama`] and gives the same logits, up to rounding: on the
 //! CPU it is the baseline and the check of the kernels in `cpu`, elsewhere it is the engine. Rows
-//! of all sequences pass through each matrix together; attention is sequence by sequence.
+//! of all sequences pass through each matrix together, and attend in groups (`groups`).
 //! **Invariant.** Between the upload of the batch and the reading of the logits nothing comes back
 //! to the host. It does not promise the same bits in other company: kernels differ by batch size.
 
 mod cache;
+mod device;
+mod groups;
 mod logits;
 mod matrix;
 
 pub use cache::TensorCache;
+pub use device::{DeviceFacts, NoDevice, TensorDevice};
 pub use logits::TensorLogits;
 
 use crate::batch::{ForwardError, Rows, SequenceStep, check};
 use crate::config::{LlamaConfig, TensorSpec};
 use crate::kv::KvFormat;
 use crate::rope::Rope;
-use cache::{LayerCache, Span, slots};
+use cache::{LayerCache, Plan, slots};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use candle_nn::ops::{rms_norm, silu};
 use candle_nn::rotary_emb::rope_i;
+use groups::Span;
 use matrix::Matrix;
-use std::fmt;
-
-/// Where tensors live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TensorDevice {
-    /// The processor.
-    Cpu,
-    /// The NVIDIA GPU of this number; needs a build with the feature `cuda`.
-    Cuda(usize),
-}
-
-impl TensorDevice {
-    /// Threads of candle's own pool on the CPU: the environment says how many, not the caller.
-    pub fn cpu_threads() -> usize {
-        candle_core::utils::get_num_threads()
-    }
-
-    pub(crate) fn open(self) -> candle_core::Result<Device> {
-        match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal),
-        }
-    }
-}
-
-impl fmt::Display for TensorDevice {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cpu => formatter.write_str("cpu"),
-            Self::Cuda(ordinal) => write!(formatter, "cuda:{ordinal}"),
-        }
-    }
-}
 
 /// The weights of a llama model on a device, ready to run.
 #[derive(Debug)]
@@ -116,7 +87,7 @@ where
 /// Rows that attend: the angles of their positions, and what each sees.
 struct Queries {
     angles: Angles,
-    spans: Vec<Span>,
+    plan: Plan,
 }
 
 /// Cosine and sine of every rotated pair, `[rows, 1, pairs]` each.
@@ -166,6 +137,8 @@ impl TensorLlama {
             tensors.matrix()?
         };
         let rope = Rope::new(&config, rope_factors);
+        // another thread may run it
+        device.synchronize()?;
         Ok(Self {
             config,
             device,
@@ -184,8 +157,14 @@ impl TensorLlama {
 
     /// An empty cache of `blocks` blocks on the model's device.
     pub fn cache(&self, blocks: usize, format: KvFormat) -> Result<TensorCache, ForwardError> {
-        let cache = TensorCache::new(&self.config, blocks, format, &self.device);
-        cache.map_err(ForwardError::from)
+        let cache = TensorCache::new(&self.config, blocks, format, &self.device)?;
+        self.finish()?;
+        Ok(cache)
+    }
+
+    /// Waits until the device has done all that this thread has asked for.
+    pub fn finish(&self) -> Result<(), ForwardError> {
+        Ok(self.device.synchronize()?)
     }
 
     /// Runs the new tokens of every step and stores their keys and values in the cache.
@@ -254,17 +233,21 @@ impl TensorLlama {
         for step in batch {
             let (start, tokens) = (end, step.start + step.tokens.len());
             end += step.tokens.len();
-            let span = Span::new(start..end, tokens, step.blocks, &self.device)?;
+            let span = |rows| Span {
+                rows,
+                tokens,
+                blocks: step.blocks,
+            };
+            spans.push(span(start..end));
             if step.logits {
-                last.push(span.last(last.len()));
+                last.push(span(last.len()..last.len() + 1));
             }
-            spans.push(span);
         }
         let positions = rows.placement.rows().iter().map(|row| row.position);
         let positions: Vec<_> = positions.collect();
         let all = Queries {
             angles: self.angles(positions.iter().copied())?,
-            spans,
+            plan: Plan::new(spans.into_iter(), &self.device)?,
         };
         if last.is_empty() {
             return Ok((all, None));
@@ -272,10 +255,9 @@ impl TensorLlama {
         let sampled = &rows.sampled;
         let kept: Vec<_> = sampled.iter().map(|row| *row as u32).collect();
         let kept = Tensor::from_vec(kept, sampled.len(), &self.device)?;
-        let angles = self.angles(sampled.iter().map(|row| positions[*row]))?;
         let last = Queries {
-            angles,
-            spans: last,
+            angles: self.angles(sampled.iter().map(|row| positions[*row]))?,
+            plan: Plan::new(last.into_iter(), &self.device)?,
         };
         Ok((all, Some((kept, last))))
     }
@@ -309,16 +291,8 @@ impl TensorLlama {
         let projected = projected.reshape((input.dim(0)?, heads, head_dim))?;
         let scale = 1.0 / (head_dim as f64).sqrt();
         let scaled = (rotate(&projected, &queries.angles)? * scale)?;
-        let attend = |span: &Span| {
-            let rows = scaled.narrow(0, span.rows.start, span.rows.len())?;
-            cache.attend(span, &rows)
-        };
-        let attended: Vec<_> = queries
-            .spans
-            .iter()
-            .map(attend)
-            .collect::<candle_core::Result<_>>()?;
-        layer.attention_output.forward(&Tensor::cat(&attended, 0)?)
+        let attended = queries.plan.attend(cache, &scaled)?;
+        layer.attention_output.forward(&attended)
     }
 }
 

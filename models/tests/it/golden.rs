@@ -6,7 +6,7 @@
 use crate::cpu;
 use models::{
     BLOCK_TOKENS, ChatTokenizer, KvCache, KvFormat, Message, Model, ModelSource, SamplingParams,
-    SequenceStep, Special, WeightsDtype, load_tokenizer, sample, store,
+    SequenceStep, Special, TensorDevice, WeightsDtype, load_tokenizer, sample, store,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -160,22 +160,23 @@ struct Findings {
     divergence: f64,
 }
 
-/// Runs all cases side by side. Every golden token is a step of its own, so that its logits are
-/// seen, and [`TOGETHER`] of them share a forward pass, so that the test is quick.
+/// Blocks of a case.
+const BLOCKS: usize = 4;
+
+/// Runs all cases side by side through a forward pass that gives the logits of each step. Every
+/// golden token is a step of its own, so that its logits are seen, and [`TOGETHER`] of them share
+/// a pass, so that the test is quick.
 fn teacher_forced(
-    model: &Model,
-    format: KvFormat,
+    chat: &ChatTokenizer,
+    mut forward: impl FnMut(&[SequenceStep<'_>]) -> Vec<Vec<f32>>,
     cases: &[GreedyCase],
     most_steps: usize,
 ) -> Findings {
-    const BLOCKS: usize = 4;
     const TOGETHER: usize = 16;
     let tables: Vec<u32> = (0..(cases.len() * BLOCKS) as u32).collect();
-    let mut cache = KvCache::new(model.llama.config(), tables.len(), format).unwrap();
-    let mut cpu = cpu(2);
     let mut findings = Findings::default();
     let mut first_miss = vec![usize::MAX; cases.len()];
-    let golden: Vec<_> = cases.iter().map(|case| case.aligned(&model.chat)).collect();
+    let golden: Vec<_> = cases.iter().map(|case| case.aligned(chat)).collect();
     let longest = golden.iter().map(Vec::len).max().unwrap().min(most_steps);
     for first in (0..longest).step_by(TOGETHER) {
         let mut batch = Vec::new();
@@ -194,9 +195,8 @@ fn teacher_forced(
                 places.push((index, step));
             }
         }
-        let logits = model.llama.forward(&mut cpu, &mut cache, &batch).unwrap();
-        for (row, (index, step)) in places.into_iter().enumerate() {
-            let logits = logits.row(row);
+        let logits = forward(&batch);
+        for (logits, (index, step)) in logits.iter().zip(places) {
             let agrees = best_token(logits) == cases[index].greedy_token_ids[step];
             if !agrees {
                 first_miss[index] = first_miss[index].min(step);
@@ -216,6 +216,14 @@ fn teacher_forced(
 }
 
 impl Findings {
+    /// Every token is the golden one, but for ties.
+    fn are_golden(&self, cases: &[GreedyCase]) {
+        println!("{} cases: {self:?}", cases.len());
+        assert_eq!(self.equal_to_first_tie, cases.len());
+        assert_eq!(self.agreeing, self.clear);
+        assert!(self.worst <= 0.01, "{}", self.worst);
+    }
+
     /// Compares one row of logits with the golden best five.
     fn take(&mut self, golden: &Best, agrees: bool, logits: &[f32]) {
         let maximum = f64::from(logits[best_token(logits) as usize]);
@@ -252,25 +260,56 @@ fn best_token(logits: &[f32]) -> u32 {
     sample(logits, &greedy, 0)
 }
 
+/// The project's own forward pass, with a cache for so many cases.
+fn own(
+    model: &Model,
+    format: KvFormat,
+    cases: usize,
+) -> impl FnMut(&[SequenceStep<'_>]) -> Vec<Vec<f32>> {
+    let mut cache = KvCache::new(model.llama.config(), cases * BLOCKS, format).unwrap();
+    let mut cpu = cpu(2);
+    move |batch| {
+        let logits = model.llama.forward(&mut cpu, &mut cache, batch).unwrap();
+        (0..logits.rows())
+            .map(|row| logits.row(row).to_vec())
+            .collect()
+    }
+}
+
 #[test]
 fn with_f32_weights_the_continuations_are_llama_cpps() {
     let (source, path) = find_or_skip!("smollm2-135m-instruct.f32.greedy.jsonl");
     let cases: Vec<GreedyCase> = lines(&path);
     let model = Model::load(&source, WeightsDtype::F32).unwrap();
-    let findings = teacher_forced(&model, KvFormat::F32, &cases, 64);
-    println!("{} cases: {findings:?}", cases.len());
-    assert_eq!(findings.equal_to_first_tie, cases.len());
-    assert_eq!(findings.agreeing, findings.clear);
-    assert!(findings.worst <= 0.01, "{}", findings.worst);
+    let forward = own(&model, KvFormat::F32, cases.len());
+    let findings = teacher_forced(&model.chat, forward, &cases, 64);
+    findings.are_golden(&cases);
+}
+
+#[test]
+fn so_they_are_through_candle_s_kernels() {
+    let (source, path) = find_or_skip!("smollm2-135m-instruct.f32.greedy.jsonl");
+    let cases: Vec<GreedyCase> = lines(&path);
+    let model = Model::load_on(TensorDevice::Cpu, &source, WeightsDtype::F32).unwrap();
+    let mut cache = model
+        .llama
+        .cache(cases.len() * BLOCKS, KvFormat::F32)
+        .unwrap();
+    let forward = |batch: &[SequenceStep<'_>]| {
+        let logits = model.llama.forward(&mut cache, batch).unwrap();
+        logits.to_rows().unwrap()
+    };
+    let findings = teacher_forced(&model.chat, forward, &cases, 64);
+    findings.are_golden(&cases);
 }
 
 #[test]
 fn with_stored_weights_the_distribution_stays_close() {
     let (source, path) = find_or_skip!("smollm2-135m-instruct.f32.greedy.jsonl");
     let cases: Vec<GreedyCase> = lines(&path);
-    // candle has no vector kernel for Q4_1: all 64 steps take over a minute without optimisation
     let model = Model::load(&source, WeightsDtype::AsStored).unwrap();
-    let findings = teacher_forced(&model, KvFormat::F16, &cases, 24);
+    let forward = own(&model, KvFormat::F16, cases.len());
+    let findings = teacher_forced(&model.chat, forward, &cases, 24);
     println!("{} cases: {findings:?}", cases.len());
     assert!(findings.agreeing as f64 >= 0.97 * findings.clear as f64);
     assert!(findings.divergence <= 0.02, "{}", findings.divergence);
