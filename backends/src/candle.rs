@@ -1,8 +1,8 @@
 //! The executor that runs the reference model through candle's kernels, on any device of candle's.
 //!
 //! Invariant: as for [`crate::cpu`], nothing of a request is kept between steps but what is in the
-//! KV cache, and a panic inside the model is a device error. When a step is over the device is idle,
-//! also when nothing was sampled: what is timed is the work, not its launch.
+//! KV cache, and a panic inside the model is a device error. When a step is over the device is
+//! idle, also when nothing was sampled: what is timed is the work, not its launch.
 
 use models::{ForwardError, KvFormat, TensorCache, TensorLlama};
 

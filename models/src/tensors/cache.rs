@@ -2,9 +2,9 @@
 //! every token slot of every block.
 //!
 //! Slots are written and read by index on the device, where attention gathers the keys it needs.
-//! **Invariant.** Slot `s` of block `b` is row `b * BLOCK_TOKENS + s` in every layer, and only slots
-//! that were written are read. Which blocks are in use, and by whom, is the caller's affair, as with
-//! [`crate::KvCache`].
+//! **Invariant.** Slot `s` of block `b` is row `b * BLOCK_TOKENS + s` in every layer, and only
+//! slots that were written are read. Which blocks are in use, and by whom, is the caller's affair,
+//! as with [`crate::KvCache`].
 
 use super::groups::{Span, groups};
 use crate::config::LlamaConfig;

@@ -1,8 +1,8 @@
 //! Devices of the tensor library: how one is opened, what it says of itself, why it cannot be had.
 //!
-//! **Invariant.** What a device does not tell is not guessed. A GPU has a queue of work for each host
-//! thread: what is handed from one thread to another has been waited for, as weights and caches are
-//! when they are made. Telemetry is not its affair.
+//! **Invariant.** What a device does not tell is not guessed. A GPU has a queue of work for each
+//! host thread: what is handed from one thread to another has been waited for, as weights and
+//! caches are when they are made. Telemetry is not its affair.
 
 use candle_core::Device;
 use std::fmt;
