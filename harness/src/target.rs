@@ -403,21 +403,14 @@ fn candle_details(device: Option<&DeviceFacts>) -> BTreeMap<String, String> {
         ("kernels".into(), "candle".into()),
         ("kv_format".into(), KvFormat::default().name().into()),
     ]);
-    match device {
-        Some(facts) => details.extend([
-            (
-                "compute_capability".into(),
-                facts.compute_capability.clone(),
-            ),
-            (
-                "device_memory".into(),
-                crate::units::show_bytes(facts.memory_bytes),
-            ),
-        ]),
-        None => {
-            let threads = TensorDevice::cpu_threads().to_string();
-            details.insert("threads".into(), threads);
-        }
+    if let Some(facts) = device {
+        let memory = crate::units::show_bytes(facts.memory_bytes);
+        let capability = facts.compute_capability.clone();
+        details.insert("compute_capability".into(), capability);
+        details.insert("device_memory".into(), memory);
+    } else {
+        let threads = TensorDevice::cpu_threads().to_string();
+        details.insert("threads".into(), threads);
     }
     details
 }
@@ -493,16 +486,14 @@ mod tests {
 
     #[test]
     fn a_gpu_is_a_target_of_builds_that_can_use_one() {
-        match Target::parse("cuda:1") {
+        let parsed = Target::parse("cuda:1");
+        assert_eq!(parsed.is_ok(), cfg!(feature = "cuda"));
+        match parsed {
             Ok(target) => {
-                assert!(cfg!(feature = "cuda"));
-                assert_eq!(
-                    (&target, target.to_string()),
-                    (&Target::Cuda(1), "cuda:1".into())
-                );
+                assert_eq!(target.to_string(), "cuda:1");
+                assert_eq!(target, Target::Cuda(1));
             }
             Err(error) => {
-                assert!(!cfg!(feature = "cuda"));
                 let words = "built without `cuda`; rebuild with `--features cuda`";
                 assert!(error.to_string().contains(words), "{error}");
             }

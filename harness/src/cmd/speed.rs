@@ -324,6 +324,10 @@ fn measure(served: &Served, setting: Setting, level: Level, args: &SpeedArgs) ->
 }
 
 /// One of the forward passes, with its cache.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, and it is not moved"
+)]
 enum Pass<'a> {
     Own {
         llama: &'a Llama,
