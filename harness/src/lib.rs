@@ -30,5 +30,7 @@ pub mod workload;
 
 /// Optional features that are compiled in.
 pub fn compiled_features() -> Vec<&'static str> {
-    Vec::new()
+    let all = [("cuda", cfg!(feature = "cuda"))];
+    let on = all.into_iter().filter(|feature| feature.1);
+    on.map(|feature| feature.0).collect()
 }
