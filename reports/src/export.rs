@@ -9,6 +9,7 @@
 mod aiperf;
 mod csv;
 mod inferencex;
+mod parquet;
 mod vllm;
 
 use std::fmt;
@@ -31,16 +32,24 @@ pub enum Format {
     Inferencex,
     /// One row for each request, in our definitions.
     Csv,
+    /// The same rows, with types.
+    Parquet,
 }
 
 /// Not a format that is written here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a format; accepted are `vllm`, `aiperf`, `inferencex`, `csv`")]
+#[error("`{0}` is not a format; accepted are `vllm`, `aiperf`, `inferencex`, `csv`, `parquet`")]
 pub struct FormatError(String);
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Vllm, Self::Aiperf, Self::Inferencex, Self::Csv];
+    pub const ALL: [Self; 5] = [
+        Self::Vllm,
+        Self::Aiperf,
+        Self::Inferencex,
+        Self::Csv,
+        Self::Parquet,
+    ];
 
     /// As the command line has it.
     pub fn name(self) -> &'static str {
@@ -49,6 +58,7 @@ impl Format {
             Self::Aiperf => "aiperf",
             Self::Inferencex => "inferencex",
             Self::Csv => "csv",
+            Self::Parquet => "parquet",
         }
     }
 }
@@ -68,13 +78,20 @@ impl FromStr for Format {
     }
 }
 
-/// A file of another tool: its usual name and its text.
+/// A file of another tool: its usual name and its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct File {
     /// As that tool names it.
     pub name: &'static str,
     /// Whole.
-    pub text: String,
+    pub bytes: Vec<u8>,
+}
+
+impl File {
+    /// The content of a format of text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
 }
 
 /// The files of a format, the one that `compare` reads first.
@@ -88,32 +105,41 @@ pub fn files(format: Format, report: &Report, records: &[RequestRecord]) -> Vec<
     match format {
         Format::Vllm => vec![File {
             name: "vllm.json",
-            text: pretty(&vllm::result(report, &records)),
+            bytes: pretty(&vllm::result(report, &records)),
         }],
         Format::Aiperf => vec![
             File {
                 name: "profile_export_aiperf.json",
-                text: pretty(&aiperf::summary(report, &records)),
+                bytes: pretty(&aiperf::summary(report, &records)),
             },
             File {
                 name: "profile_export.jsonl",
-                text: aiperf::lines(&records),
+                bytes: aiperf::lines(&records).into_bytes(),
             },
         ],
         Format::Inferencex => vec![File {
             name: "agg_weighbridge.json",
-            text: pretty(&inferencex::row(report, &records)),
+            bytes: pretty(&inferencex::row(report, &records)),
         }],
         Format::Csv => vec![File {
             name: "requests.csv",
-            text: csv::table(&records),
+            bytes: csv::table(&records).into_bytes(),
+        }],
+        Format::Parquet => vec![File {
+            name: "requests.parquet",
+            bytes: parquet::table(&records),
         }],
     }
 }
 
-fn pretty(value: &Value) -> String {
+fn pretty(value: &Value) -> Vec<u8> {
     let text = serde_json::to_string_pretty(value).expect("JSON values can be written");
-    text + "\n"
+    (text + "\n").into_bytes()
+}
+
+/// As in `summary.failures`, such as `http_status(503)`.
+fn outcome_name(outcome: Outcome) -> String {
+    crate::accumulate::failure_cause(outcome)
 }
 
 /// What the tool's format has no place for, and a comparison must know.

@@ -105,7 +105,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ending> {
 pub(super) struct ExportArgs {
     /// Result folder
     dir: PathBuf,
-    /// vllm, aiperf, inferencex (each in its own definitions) or csv (ours)
+    /// vllm, aiperf, inferencex (each in its own definitions), csv or parquet (ours)
     #[arg(long, value_name = "FORMAT")]
     format: Format,
     /// Folder for the files [default: the result folder]
@@ -121,7 +121,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<Ending> {
     std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
     for file in export::files(args.format, &report, &records) {
         let path = folder.join(file.name);
-        std::fs::write(&path, file.text).with_context(|| format!("`{}`", path.display()))?;
+        std::fs::write(&path, file.bytes).with_context(|| format!("`{}`", path.display()))?;
         print(&format!("{}\n", path.display()))?;
     }
     Ok(Ending::Done)

@@ -21,10 +21,7 @@ pub(super) fn table(records: &[&RequestRecord]) -> String {
 }
 
 fn row(record: &RequestRecord, text: &mut String) {
-    let outcome = serde_json::to_value(record.outcome).unwrap_or_default();
-    let outcome = outcome
-        .as_str()
-        .map_or_else(|| outcome.to_string(), ToOwned::to_owned);
+    let outcome = super::outcome_name(record.outcome);
     let count = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     let fields = [
         record.id.to_string(),

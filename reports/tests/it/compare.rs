@@ -123,7 +123,7 @@ fn a_faster_device_is_found_to_be_so() {
 fn there_and_back(format: Format) -> Subject {
     let report = synthetic::report(Story::Steady, "ref-135m");
     let files = export::files(format, &report, &synthetic::records(Story::Steady));
-    let found = import::subjects(&files[0].text).expect("our own export is read");
+    let found = import::subjects(&files[0].text()).expect("our own export is read");
     assert_eq!(found.len(), 1);
     found.into_iter().next().expect("one")
 }
@@ -180,7 +180,7 @@ fn an_invalid_run_stays_invalid_in_every_format() {
     let records = synthetic::records(Story::Overloaded);
     for format in [Format::Vllm, Format::Aiperf, Format::Inferencex] {
         let files = export::files(format, &report, &records);
-        let found = import::subjects(&files[0].text).expect("our own export");
+        let found = import::subjects(&files[0].text()).expect("our own export");
         assert_eq!(found[0].invalid, report.validity.reasons, "{format}");
         assert_eq!(found[0].workload.slo, report.workload.slo);
     }
@@ -207,7 +207,7 @@ fn aiperf_s_lines_and_the_csv_have_every_request_of_the_window() {
     let wanted = report.summary.requests;
     let aiperf = export::files(Format::Aiperf, &report, &records);
     let lines: Vec<serde_json::Value> = aiperf[1]
-        .text
+        .text()
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
         .collect();
@@ -215,8 +215,47 @@ fn aiperf_s_lines_and_the_csv_have_every_request_of_the_window() {
     let failed = lines.iter().filter(|line| !line["error"].is_null());
     assert_eq!(failed.count() as u64, wanted.total - wanted.ok);
     let csv = export::files(Format::Csv, &report, &records).remove(0);
-    assert_eq!(csv.text.lines().count() as u64, wanted.total + 1);
+    assert_eq!(csv.text().lines().count() as u64, wanted.total + 1);
     let columns = |line: &str| line.split(',').count();
-    let head = csv.text.lines().next().map(columns);
-    assert!(csv.text.lines().all(|line| Some(columns(line)) == head));
+    let head = csv.text().lines().next().map(columns);
+    assert!(csv.text().lines().all(|line| Some(columns(line)) == head));
+}
+
+#[test]
+fn the_parquet_file_has_the_rows_of_the_csv() {
+    use parquet::file::reader::{FileReader as _, SerializedFileReader};
+    use parquet::record::RowAccessor as _;
+    let report = synthetic::report(Story::Overloaded, "ref-135m");
+    let records = synthetic::records(Story::Overloaded);
+    let file = export::files(Format::Parquet, &report, &records).remove(0);
+    let reader = SerializedFileReader::new(bytes::Bytes::from(file.bytes)).expect("a file");
+    let csv = export::files(Format::Csv, &report, &records)
+        .remove(0)
+        .text();
+    let mut lines = csv.lines();
+    let heads: Vec<&str> = lines.next().expect("a head").split(',').collect();
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let columns: Vec<&str> = schema
+        .columns()
+        .iter()
+        .map(|column| column.name())
+        .collect();
+    assert_eq!(columns, heads);
+    let at = |name: &str| heads.iter().position(|head| *head == name).expect(name);
+    let mut rows = 0;
+    for (row, line) in reader.get_row_iter(None).expect("rows").zip(lines) {
+        let row = row.expect("a row");
+        let cells: Vec<&str> = line.split(',').collect();
+        assert_eq!(row.get_long(0).expect("an id").to_string(), cells[0]);
+        let outcome = at("outcome");
+        assert_eq!(row.get_string(outcome).expect("a text"), cells[outcome]);
+        let ttft = row.get_double(at("ttft_s")).ok();
+        assert_eq!(
+            ttft,
+            cells[at("ttft_s")].parse().ok(),
+            "null where the CSV is empty"
+        );
+        rows += 1;
+    }
+    assert_eq!(rows, report.summary.requests.total);
 }
