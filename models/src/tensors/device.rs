@@ -82,7 +82,7 @@ impl fmt::Display for TensorDevice {
 #[cfg(feature = "cuda")]
 mod cuda {
     use super::DeviceFacts;
-    use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError, result};
+    use candle_core::cuda_backend::cudarc::driver::{CudaContext, DriverError};
 
     pub(super) fn facts(ordinal: usize) -> Result<DeviceFacts, String> {
         let count = CudaContext::device_count().map_err(|error| {
@@ -99,10 +99,9 @@ mod cuda {
     }
 
     fn read(ordinal: usize) -> Result<DeviceFacts, DriverError> {
-        // binds the context to this thread, whose memory is asked for below
         let context = CudaContext::new(ordinal)?;
         let (major, minor) = context.compute_capability()?;
-        let (free, total) = result::mem_get_info()?;
+        let (free, total) = context.mem_get_info()?;
         Ok(DeviceFacts {
             name: context.name()?,
             compute_capability: format!("{major}.{minor}"),

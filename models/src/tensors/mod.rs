@@ -181,7 +181,9 @@ impl TensorLlama {
         if rows.tokens.is_empty() {
             return Ok(TensorLogits(None));
         }
-        Ok(TensorLogits(self.run(cache, batch, &rows)?))
+        // on the CPU, candle's threads stay awake between the operations of a step
+        let run = || self.run(cache, batch, &rows);
+        Ok(TensorLogits(self.device.with_context(run)?))
     }
 
     fn run(
