@@ -225,6 +225,17 @@ pub struct HttpOptions {
     pub extra_body: Map<String, Value>,
 }
 
+impl HttpOptions {
+    fn config(&self, base: &str) -> HttpConfig {
+        HttpConfig {
+            base: parse_base(base).expect("the target was checked"),
+            model: self.served_model.clone(),
+            api_key: self.api_key.clone(),
+            extra_body: self.extra_body.clone(),
+        }
+    }
+}
+
 /// What `connect` needs of a model: all of it, or what can be known without its weights.
 #[derive(Debug)]
 pub enum Served {
@@ -304,12 +315,7 @@ pub async fn connect(
     http: &HttpOptions,
 ) -> Result<Arc<dyn Backend>, Failure> {
     if let Target::Http(base) = target {
-        let config = HttpConfig {
-            base: parse_base(base).expect("the target was checked"),
-            model: http.served_model.clone(),
-            api_key: http.api_key.clone(),
-            extra_body: http.extra_body.clone(),
-        };
+        let config = http.config(base);
         return Ok(Arc::new(HttpBackend::connect(config, clock.clone()).await?));
     }
     let info = served.info();
