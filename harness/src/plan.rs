@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use backends::engine::PrefixCache;
+use backends::http::Stack;
 use models::{
     CpuOptions, Level, ModelSource, ReferenceModel, SamplingParams, Threads, WeightsDtype,
 };
@@ -438,7 +439,20 @@ fn resolve_http(scenario: &Scenario, places: &Places<'_>) -> Result<HttpOptions>
         served_model: named.cloned().unwrap_or_default(),
         api_key,
         extra_body,
+        stack: resolve_stack(scenario, places)?,
     })
+}
+
+fn resolve_stack(scenario: &Scenario, places: &Places<'_>) -> Result<Option<Stack>> {
+    let Some(name) = scenario.server.as_deref().filter(|name| *name != "auto") else {
+        return Ok(None);
+    };
+    let stack = Stack::parse(name).ok_or_else(|| {
+        let place = places.of("server", |flags| flags.server.is_some());
+        let names = Stack::ALL.map(|stack| format!("`{stack}`")).join(", ");
+        anyhow!("{place} is `{name}`; accepted are `auto`, {names}")
+    })?;
+    Ok(Some(stack))
 }
 
 fn resolve_price(
@@ -454,6 +468,11 @@ fn resolve_price(
         device: scenario.price_device.as_deref(),
         units: units.map(|units| units as u32),
     };
+    if asked.device.is_none() && matches!(target, Target::Http(server) if server.vendor.is_some()) {
+        // Its devices are known when their telemetry has been opened; a mistake is found now.
+        asked.sheet.map(prices::load).transpose()?;
+        return Ok(None);
+    }
     // vCPUs of this host for the CPU, one device for all else.
     let own_units = if *target == Target::Cpu {
         crate::host::logical_cpus()

@@ -17,7 +17,6 @@ use models::{ChatTokenizer, SamplingParams};
 use reports::preflight::{Pairs, Preflight, Spread};
 use reports::schema::Metric;
 use reports::{Accumulator, Outcome, RequestRecord, Window};
-use serde_json::Map;
 use tokio::sync::watch;
 
 use crate::arrivals::Arrivals;
@@ -58,12 +57,7 @@ pub async fn measure(
     let folder = Folder::new(clock)?;
     let program = std::env::current_exe().context("the path of this program is not known")?;
     let mut server = GroundTruth::start(Command::new(program), &folder.0.join("truth.jsonl"))?;
-    let config = HttpConfig {
-        base: parse_base(server.base())?,
-        model: String::new(),
-        api_key: None,
-        extra_body: Map::new(),
-    };
+    let config = HttpConfig::new(parse_base(server.base())?);
     let backend = HttpBackend::connect(config, clock.clone()).await;
     let backend = backend.map_err(|failure| anyhow!("{}", failure.message))?;
     backend.prepare(connections(pressure));

@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use backends::devices;
 use reports::cost::sheet::BUILTIN;
 use reports::cost::{CostError, Priced, Sheet};
 
@@ -65,4 +66,19 @@ pub fn resolve(
         Err(CostError::NoDevice { .. } | CostError::NoPrice { .. }) if !explicit => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The price of the devices that were found on this host, by the names their driver gives them:
+/// `units` of them, or as many as there are.
+pub fn of_found(sheet: Option<&Path>, units: Option<u32>, names: &[&str]) -> Result<Priced> {
+    let sheet = load(sheet.unwrap_or(Path::new("rental")))?;
+    let (Some(name), true) = (names.first(), names.windows(2).all(|two| two[0] == two[1])) else {
+        bail!("devices of several kinds, or none, are watched: which is to be paid for?");
+    };
+    let units = units.unwrap_or(names.len() as u32);
+    let known = devices::recognise(name);
+    let ids = [Some((*name).to_owned()), known.map(|facts| facts.id)];
+    let mut ids = ids.into_iter().flatten();
+    let id = ids.find(|id| sheet.find(id).is_some());
+    Ok(Priced::new(&sheet, id.as_deref().unwrap_or(name), units)?)
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// What to measure: cpu, cuda:N (in a build with `cuda`), http://HOST:PORT/v1, plugin:FILE, sim:DEVICE [default: cpu]
+    /// What to measure: cpu, cuda:N (in a build with `cuda`), http://HOST:PORT/v1, ascend=http://… or cambricon=http://… for a server on devices of that maker, plugin:FILE, sim:DEVICE [default: cpu]
     #[arg(long, value_name = "T")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
@@ -133,6 +133,10 @@ pub struct Scenario {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub served_model: Option<String>,
+    /// Server: its software, which decides what a request may carry and where it tells about itself: auto, openai, vllm, sglang, mindie, xllm, lmdeploy, tgi [default: auto, by what it says; else mindie for ascend=, vllm for cambricon=]
+    #[arg(long, value_name = "STACK")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// Server: JSON object merged into each request body
     #[arg(long, value_name = "JSON")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -232,6 +236,7 @@ impl Scenario {
             pin: self.pin.or(file.pin),
             instructions: self.instructions.or(file.instructions),
             served_model: self.served_model.or(file.served_model),
+            server: self.server.or(file.server),
             extra_body: self.extra_body.or(file.extra_body),
             api_key_env: self.api_key_env.or(file.api_key_env),
             probe: self.probe.or(file.probe),

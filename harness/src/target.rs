@@ -11,8 +11,9 @@ use std::sync::Arc;
 use backends::candle::CandleExecutor;
 use backends::cpu::CpuExecutor;
 use backends::engine::{Capacity, Engine, Executor, PrefixCache, blocks_for};
-use backends::http::{BaseError, HttpBackend, HttpConfig, parse_base};
+use backends::http::{BaseError, HttpBackend, HttpConfig, Stack, StackChoice, parse_base};
 use backends::plugin::{self, PluginExecutor, PluginOptions};
+use backends::probe::Vendor;
 use backends::sim::{self, Device, SimulatedExecutor};
 use backends::{Backend, Clock, Failure, FailureCause, SystemInfo};
 use models::{
@@ -29,7 +30,7 @@ pub enum Target {
     /// The built-in engine on an NVIDIA GPU, in a build that can.
     Cuda(u32),
     /// A server.
-    Http(String),
+    Http(Server),
     /// The built-in scheduler on a simulated device.
     Sim(String),
     /// The built-in engine on a device behind the C interface.
@@ -41,26 +42,65 @@ pub enum Target {
     },
 }
 
+/// A server, and whose devices it runs on, where that was said.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Server {
+    /// Base address.
+    pub base: String,
+    /// Maker of the devices.
+    pub vendor: Option<Vendor>,
+}
+
+/// Targets that name the maker of a server's devices.
+const VENDORS: [Vendor; 2] = [Vendor::Ascend, Vendor::Cambricon];
+
+impl Server {
+    /// Reads `http://…`, `ascend=http://…` and the like; `None` for what is no server.
+    fn parse(text: &str) -> Option<Result<Self, BaseError>> {
+        let vendor_of = |text: &str| {
+            let (name, _) = text.split_once('=')?;
+            VENDORS.into_iter().find(|vendor| vendor.name() == name)
+        };
+        let vendor = vendor_of(text);
+        let base = match vendor {
+            Some(vendor) => &text[vendor.name().len() + 1..],
+            None if text.starts_with("http://") || text.starts_with("https://") => text,
+            None => return None,
+        };
+        let checked = parse_base(base);
+        Some(checked.map(|_| Self {
+            base: base.into(),
+            vendor,
+        }))
+    }
+
+    /// What is assumed to answer there if it does not say.
+    pub fn likely_stack(&self) -> Stack {
+        match self.vendor {
+            Some(Vendor::Ascend) => Stack::MindIe,
+            Some(Vendor::Cambricon) => Stack::Vllm,
+            _ => Stack::OpenAi,
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(vendor) = self.vendor {
+            write!(formatter, "{}=", vendor.name())?;
+        }
+        formatter.write_str(&self.base)
+    }
+}
+
 /// A target that this build cannot measure.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// Not one of the forms.
     #[error(
-        "target `{0}` is not known; accepted are `cpu`, `cuda:N`, `http://HOST:PORT/v1`, `plugin:FILE` and `sim:DEVICE`"
+        "target `{0}` is not known; accepted are `cpu`, `cuda:N`, `http://HOST:PORT/v1`, `ascend=http://HOST:PORT/v1`, `cambricon=http://HOST:PORT/v1`, `plugin:FILE` and `sim:DEVICE`"
     )]
     Unknown(String),
-    /// Planned.
-    #[error(
-        "target `{target}`: this version has no {what} yet; accepted are `cpu`, `cuda:N`, `http://HOST:PORT/v1`, `plugin:FILE` and `sim:DEVICE`\n\nhint: {hint}"
-    )]
-    Planned {
-        /// As given.
-        target: String,
-        /// What is missing.
-        what: &'static str,
-        /// What to do instead.
-        hint: &'static str,
-    },
     /// A plugin without a file.
     #[error(
         "target `{0}` names no file; accepted is `plugin:/path/lib.so`, or with arguments for the plugin `plugin:/path/lib.so?device=1`"
@@ -85,27 +125,16 @@ pub enum TargetError {
 impl Target {
     /// Reads `--target`.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
-        let planned = |what, hint| {
-            Err(TargetError::Planned {
-                target: text.into(),
-                what,
-                hint,
-            })
-        };
-        let server = "measure its server instead: `--target http://HOST:PORT/v1`";
+        if let Some(server) = Server::parse(text) {
+            return Ok(Self::Http(server?));
+        }
         match text {
             "cpu" => Ok(Self::Cpu),
-            _ if text.starts_with("http://") || text.starts_with("https://") => {
-                parse_base(text)?;
-                Ok(Self::Http(text.into()))
-            }
             _ if let Some(ordinal) = text.strip_prefix("cuda:") => match ordinal.parse() {
                 Ok(ordinal) if cfg!(feature = "cuda") => Ok(Self::Cuda(ordinal)),
                 Ok(_) => Err(TargetError::NoCuda(text.into())),
                 Err(_) => Err(TargetError::NoGpu(text.into())),
             },
-            _ if text.starts_with("ascend=") => planned("Ascend telemetry", server),
-            _ if text.starts_with("cambricon=") => planned("Cambricon telemetry", server),
             _ if text.starts_with("plugin:") => {
                 let rest = text.trim_start_matches("plugin:");
                 let (library, arguments) = rest.split_once('?').unwrap_or((rest, ""));
@@ -166,7 +195,7 @@ impl fmt::Display for Target {
         match self {
             Self::Cpu => formatter.write_str("cpu"),
             Self::Cuda(ordinal) => write!(formatter, "cuda:{ordinal}"),
-            Self::Http(base) => formatter.write_str(base),
+            Self::Http(server) => write!(formatter, "{server}"),
             Self::Sim(device) => write!(formatter, "sim:{device}"),
             Self::Plugin { library, arguments } if arguments.is_empty() => {
                 write!(formatter, "plugin:{}", library.display())
@@ -223,6 +252,8 @@ pub struct HttpOptions {
     pub api_key: Option<String>,
     /// Merged into each request.
     pub extra_body: Map<String, Value>,
+    /// What answers, if the user says.
+    pub stack: Option<Stack>,
 }
 
 /// What `connect` needs of a model: all of it, or what can be known without its weights.
@@ -303,12 +334,14 @@ pub async fn connect(
     engine: &EngineOptions,
     http: &HttpOptions,
 ) -> Result<Arc<dyn Backend>, Failure> {
-    if let Target::Http(base) = target {
+    if let Target::Http(server) = target {
+        let likely = StackChoice::Recognised(server.likely_stack());
         let config = HttpConfig {
-            base: parse_base(base).expect("the target was checked"),
             model: http.served_model.clone(),
             api_key: http.api_key.clone(),
             extra_body: http.extra_body.clone(),
+            stack: http.stack.map_or(likely, StackChoice::Named),
+            ..HttpConfig::new(parse_base(&server.base).expect("the target was checked"))
         };
         return Ok(Arc::new(HttpBackend::connect(config, clock.clone()).await?));
     }
@@ -463,6 +496,8 @@ mod tests {
             "cpu",
             "sim:h100",
             "http://127.0.0.1:8000/v1",
+            "ascend=http://127.0.0.1:1025/v1",
+            "cambricon=http://127.0.0.1:8000/v1",
             "plugin:/x.so?device=1",
         ] {
             assert_eq!(Target::parse(text).expect(text).to_string(), text);
@@ -478,6 +513,9 @@ mod tests {
             ("https://host/v1", "plain http only"),
             ("plugin:", "names no file"),
             ("http:///v1", "accepted is"),
+            ("ascend=", "accepted is"),
+            ("ascend=127.0.0.1:1025", "accepted is"),
+            ("nvidia=http://h/v1", "`ascend=http://HOST:PORT/v1`"),
         ] {
             let error = Target::parse(text).expect_err(text).to_string();
             assert!(error.contains(part), "{error}");

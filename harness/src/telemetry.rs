@@ -5,7 +5,7 @@
 //! power of a server elsewhere is not to be had from here, and is not guessed.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use backends::probe::{
     self, Kind, OpenError, Places, Probe, Quantity, Readings, Sampler, Selection, Telemetry,
@@ -126,6 +126,7 @@ enum Opened {
 }
 
 fn open(choice: &Choice, target: &Target, places: &Places) -> Result<Opened, ProbeError> {
+    let own;
     let vendors: &[Vendor] = match (choice, target) {
         (Choice::None, _) | (_, Target::Sim(_)) => return Ok(Opened::Off),
         (Choice::Named(kind, selection), _) => {
@@ -134,7 +135,14 @@ fn open(choice: &Choice, target: &Target, places: &Places) -> Result<Opened, Pro
         (Choice::Auto, Target::Cpu) => &[Vendor::Cpu],
         (Choice::Auto, Target::Cuda(_)) => &[Vendor::Nvidia],
         (Choice::Auto, Target::Plugin { .. }) => &ACCELERATORS_FIRST,
-        (Choice::Auto, Target::Http(base)) if is_this_host(base) => &ACCELERATORS_FIRST,
+        (Choice::Auto, Target::Http(server)) if is_this_host(&server.base) => match server.vendor {
+            // The power of other devices, or of the processor, is not that of this target.
+            Some(vendor) => {
+                own = [vendor];
+                &own
+            }
+            None => &ACCELERATORS_FIRST,
+        },
         (Choice::Auto, Target::Http(_)) => {
             let why = "the server may be on another machine; on this one `--probe` names a probe";
             return Ok(Opened::Missing(why.to_owned()));
@@ -149,7 +157,10 @@ fn open(choice: &Choice, target: &Target, places: &Places) -> Result<Opened, Pro
         match probe::open_vendor(*vendor, &selection, places) {
             Ok(probe) => return Ok(Opened::Probe(probe)),
             Err(tried) => {
-                let told = tried.into_iter().find(|(_, error)| is_telling(error));
+                let named = vendors.len() == 1 && *vendor != Vendor::Cpu;
+                let tried = tried.into_iter();
+                let told = tried.filter(|(_, error)| named || is_telling(error));
+                let told = told.take(if named { usize::MAX } else { 1 });
                 reasons.extend(told.map(|(kind, error)| format!("{kind}: {error}")));
             }
         }
@@ -181,7 +192,9 @@ fn is_this_host(base: &str) -> bool {
             .map_or(authority, |(host, _)| host),
     };
     let address: Result<IpAddr, _> = host.parse();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    // Only an address of this host can be listened at.
+    let is_own = |address: IpAddr| UdpSocket::bind((address, 0)).is_ok();
+    host == "localhost" || address.is_ok_and(|address| !address.is_unspecified() && is_own(address))
 }
 
 impl Watch {
@@ -213,6 +226,13 @@ impl Watch {
         if let Self::Read(read) = self {
             energy::fill_series(&tracks(read, start_ns, window), start_ns, series);
         }
+    }
+
+    /// The devices that are watched: the interface, and each one's name.
+    pub fn devices(&self) -> Option<(Kind, Vec<&str>)> {
+        let Self::Read(read) = self else { return None };
+        let names = read.devices.iter().map(|device| device.unit.name.as_str());
+        Some((read.kind, names.collect()))
     }
 
     /// What a reader should know of it.
@@ -353,7 +373,8 @@ mod tests {
             ("http://127.0.0.1:8000/v1", true),
             ("http://localhost:8000/v1", true),
             ("http://[::1]:8000/v1", true),
-            ("http://10.0.0.7:8000/v1", false),
+            ("http://192.0.2.7:8000/v1", false),
+            ("http://0.0.0.0:8000/v1", false),
             ("http://localhost.example.com/v1", false),
         ] {
             assert_eq!(is_this_host(base), here, "{base}");
@@ -373,6 +394,14 @@ mod tests {
         assert!(text.contains("hint: `weighbridge devices`"), "{text}");
         let opened = open(&Choice::Auto, &Target::Cpu, &places).expect("it may be missing");
         assert!(matches!(opened, Opened::Missing(why) if why.contains("no energy counter")));
+        // Of a vendor's target no other device is looked for, and all that was tried is told.
+        let vendor = Target::parse("cambricon=http://127.0.0.1:1/v1").expect("a target");
+        let opened = open(&Choice::Auto, &vendor, &places).expect("it may be missing");
+        let Opened::Missing(why) = opened else {
+            panic!("nothing is there");
+        };
+        assert!(why.contains("cndev: ") && why.contains("cnmon: "), "{why}");
+        assert!(!why.contains("nvml"), "{why}");
         let sim = Target::Sim("h100".into());
         assert!(matches!(
             open(&Choice::Auto, &sim, &places),

@@ -15,6 +15,7 @@ mod answer;
 mod openai;
 mod reactor;
 mod sse;
+mod stack;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ use reactor::{Outgoing, Reactor};
 use wire::{Part, WireReader};
 
 pub use answer::{AnswerReader, Connection};
+pub use stack::{Stack, StackChoice};
 
 /// How a server is reached and asked.
 #[derive(Debug, Clone)]
@@ -46,6 +48,21 @@ pub struct HttpConfig {
     pub api_key: Option<String>,
     /// Merged into each request body.
     pub extra_body: Map<String, Value>,
+    /// What answers there.
+    pub stack: StackChoice,
+}
+
+impl HttpConfig {
+    /// A server of which only the address is known.
+    pub fn new(base: Uri) -> Self {
+        Self {
+            base,
+            model: String::new(),
+            api_key: None,
+            extra_body: Map::new(),
+            stack: StackChoice::Recognised(Stack::OpenAi),
+        }
+    }
 }
 
 /// A base address that cannot be used.
@@ -79,6 +96,7 @@ pub struct HttpBackend {
     clock: Clock,
     reactor: Reactor,
     config: HttpConfig,
+    stack: Stack,
     /// The head of each request, up to its length.
     head: String,
     /// Begins the identity of each request, so that those of two runs differ.
@@ -107,9 +125,11 @@ impl HttpBackend {
             [] => "not listed".to_owned(),
             models => models.join(", "),
         };
+        let (stack, known_by) = listed.stack(config.stack);
         let server = listed.server.unwrap_or_else(|| "not told".into());
         let details = BTreeMap::from([
             ("server".into(), server),
+            ("server_stack".into(), format!("{stack} ({known_by})")),
             ("models".into(), models),
             ("served_model".into(), config.model.clone()),
         ]);
@@ -127,8 +147,14 @@ impl HttpBackend {
             clock,
             reactor,
             config,
+            stack,
             info,
         })
+    }
+
+    /// What answers there.
+    pub fn stack(&self) -> Stack {
+        self.stack
     }
 }
 
@@ -174,7 +200,8 @@ impl Backend for HttpBackend {
 
     fn submit_at(&self, request: Request, ticket: Ticket) -> TokenStream {
         let (events, stream) = TokenStream::channel();
-        let body = openai::request_body(&request, &self.config.model, &self.config.extra_body);
+        let config = &self.config;
+        let body = openai::request_body(&request, &config.model, self.stack, &config.extra_body);
         let rest = format!(
             "X-Request-Id: {}-{}\r\nContent-Length: {}\r\n\r\n",
             self.run_id,
@@ -216,6 +243,24 @@ struct Listed {
     address: SocketAddr,
     server: Option<String>,
     models: Vec<String>,
+    /// Who owns the first model.
+    owner: Option<String>,
+}
+
+impl Listed {
+    /// What answers, and how that is known.
+    fn stack(&self, choice: StackChoice) -> (Stack, &'static str) {
+        let otherwise = match choice {
+            StackChoice::Named(stack) => return (stack, "as given"),
+            StackChoice::Recognised(otherwise) => otherwise,
+        };
+        let told = [&self.owner, &self.server];
+        let mut told = told.into_iter().flatten();
+        match told.find_map(|name| Stack::recognise(name)) {
+            Some(stack) => (stack, "by what the server says of itself"),
+            None => (otherwise, "assumed"),
+        }
+    }
 }
 
 fn connect_failure(base: &Uri, error: &dyn std::fmt::Display) -> Failure {
@@ -291,10 +336,12 @@ async fn ask_for_models(
         let message = "the server lists no models; name one (--model or --served-model)";
         return Err(Failure::new(FailureCause::BadStream, message));
     }
+    let owner = listed["data"][0]["owned_by"].as_str();
     Ok(Listed {
         address,
         server: head.server,
         models,
+        owner: owner.map(ToOwned::to_owned),
     })
 }
 

@@ -9,8 +9,15 @@ use serde_json::{Map, Value};
 
 use crate::contract::{FinishReason, Request, Usage};
 
+use super::stack::Stack;
+
 /// The JSON body of a streaming chat completion. `extra` is merged in last and wins.
-pub(super) fn request_body(request: &Request, model: &str, extra: &Map<String, Value>) -> Vec<u8> {
+pub(super) fn request_body(
+    request: &Request,
+    model: &str,
+    stack: Stack,
+    extra: &Map<String, Value>,
+) -> Vec<u8> {
     let sampling = &request.sampling;
     let body = Body {
         model,
@@ -24,15 +31,13 @@ pub(super) fn request_body(request: &Request, model: &str, extra: &Map<String, V
         top_p: sampling.top_p,
         top_k: sampling.top_k,
         seed: sampling.seed & 0x7FFF_FFFF,
-        ignore_eos: request.ignore_eos,
-        min_tokens: Some(request.min_tokens).filter(|tokens| *tokens > 0),
+        ignore_eos: Some(true).filter(|_| request.ignore_eos && stack.knows_ignore_eos()),
     };
     let mut value = serde_json::to_value(body).expect("a body is plain data");
     if let Value::Object(fields) = &mut value {
+        let least = stack.min_tokens_field().filter(|_| request.min_tokens > 0);
+        fields.extend(least.map(|name| (name.to_owned(), request.min_tokens.into())));
         fields.extend(extra.clone());
-        if !request.ignore_eos {
-            fields.remove("ignore_eos");
-        }
     }
     value.to_string().into_bytes()
 }
@@ -50,9 +55,8 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     top_k: Option<u32>,
     seed: u64,
-    ignore_eos: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    min_tokens: Option<u32>,
+    ignore_eos: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -188,7 +192,60 @@ impl From<RawUsage> for Usage {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use models::SamplingParams;
+
     use super::*;
+    use crate::contract::Prompt;
+
+    #[test]
+    fn a_request_has_only_fields_that_its_server_knows() {
+        let request = |ignore_eos| Request {
+            prompt: Prompt {
+                tokens: Arc::from([1]),
+                messages: Arc::from([]),
+            },
+            max_tokens: 5,
+            ignore_eos,
+            min_tokens: 3,
+            sampling: SamplingParams {
+                temperature: 0.0,
+                top_k: None,
+                top_p: None,
+                seed: 7,
+            },
+        };
+        let fields = [
+            "ignore_eos",
+            "min_tokens",
+            "min_new_tokens",
+            "stream_options",
+        ];
+        for (stack, expected) in [
+            (Stack::OpenAi, "1101"),
+            (Stack::Vllm, "1101"),
+            (Stack::Sglang, "1101"),
+            (Stack::MindIe, "1001"),
+            (Stack::Xllm, "1001"),
+            (Stack::LmDeploy, "1011"),
+            (Stack::Tgi, "0001"),
+        ] {
+            let body = request_body(&request(true), "m", stack, &Map::new());
+            let body: Value = serde_json::from_slice(&body).expect("JSON");
+            let has = |field: &&str| if body.get(*field).is_some() { '1' } else { '0' };
+            let found: String = fields.iter().map(has).collect();
+            assert_eq!(found, expected, "{stack}");
+            assert_eq!(body["max_tokens"], 5);
+            // What the model may end is not to be forced.
+            let body = request_body(&request(false), "m", stack, &Map::new());
+            assert!(!String::from_utf8_lossy(&body).contains("ignore_eos"));
+        }
+        let extra = Map::from_iter([("ignore_eos".to_owned(), Value::Bool(true))]);
+        let body = request_body(&request(false), "m", Stack::Tgi, &extra);
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body["ignore_eos"], true, "what the user adds wins");
+    }
 
     fn text(text: &str) -> Chunk {
         Chunk {

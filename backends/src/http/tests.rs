@@ -67,10 +67,8 @@ fn ask(base: &str) -> Vec<EventKind> {
 fn ask_for(base: &str, with: Bare) -> Vec<EventKind> {
     let clock = Clock::wall();
     let config = HttpConfig {
-        base: parse_base(base).expect("an address"),
         model: "m".into(),
-        api_key: None,
-        extra_body: Map::new(),
+        ..HttpConfig::new(parse_base(base).expect("an address"))
     };
     let server = config.base.authority().expect("it has one").as_str();
     let server = server.parse().expect("an address in numbers");
@@ -80,6 +78,7 @@ fn ask_for(base: &str, with: Bare) -> Vec<EventKind> {
         reactor: Reactor::start(clock.clone(), server).expect("a thread"),
         clock: clock.clone(),
         config,
+        stack: Stack::OpenAi,
         info: SystemInfo {
             kind: "http".into(),
             device: base.into(),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use backends::http::Stack;
 use clap::Args;
 
 use super::{Ending, print};
@@ -34,6 +35,9 @@ pub(super) struct MockArgs {
     /// Usage chunk
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = UsageChunk::Asked)]
     usage: UsageChunk,
+    /// Whose habits it has: openai, vllm, sglang, mindie (role in each chunk; finish and usage in the last one, unasked), xllm (role and first token in one write), lmdeploy, tgi; also the names of its metrics
+    #[arg(long, value_name = "STACK", default_value = "openai", value_parser = parse_stack)]
+    dialect: Stack,
     /// Leave out the chunk with the role alone
     #[arg(long)]
     no_role_chunk: bool,
@@ -95,6 +99,7 @@ pub(super) fn run(args: &MockArgs) -> Result<Ending> {
         cuts: args.cuts,
         stall: args.stall,
         faults,
+        stack: args.dialect,
     };
     let server =
         serve(args.listen, config).with_context(|| format!("`--listen` {}", args.listen))?;
@@ -135,6 +140,13 @@ fn faults(args: &MockArgs) -> Result<Faults> {
         reset_share: args.resets,
         truncate_share: args.truncations,
         no_done_share: args.no_done,
+    })
+}
+
+fn parse_stack(text: &str) -> Result<Stack, String> {
+    Stack::parse(text).ok_or_else(|| {
+        let names = Stack::ALL.map(|stack| format!("`{stack}`")).join(", ");
+        format!("accepted are {names}")
     })
 }
 

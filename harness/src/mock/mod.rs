@@ -10,14 +10,15 @@
 //! do: look at the prompt, or resemble the load behaviour of any engine.
 
 pub mod law;
+mod metrics;
 pub mod plan;
 pub mod record;
 mod server;
 mod stream;
 
-use plan::{Faults, Stall};
-
+use backends::http::Stack;
 use law::Law;
+use plan::{Faults, Stall};
 
 pub use server::{Handle, serve};
 
@@ -46,6 +47,8 @@ pub struct MockConfig {
     pub stall: Option<Stall>,
     /// What goes wrong.
     pub faults: Faults,
+    /// Whose habits it has.
+    pub stack: Stack,
 }
 
 impl Default for MockConfig {
@@ -62,6 +65,7 @@ impl Default for MockConfig {
             cuts: 0,
             stall: None,
             faults: Faults::default(),
+            stack: Stack::OpenAi,
         }
     }
 }

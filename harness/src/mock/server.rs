@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use backends::alarm::Alarm;
+use backends::http::Stack;
 use backends::{Clock, Nanos};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -24,9 +25,12 @@ use serde::Deserialize;
 use slab::Slab;
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::metrics::{self, Now};
 use super::plan::{AnswerPlan, Ends, PlannedChunk, plan};
 use super::record::{Record, RecordHead, Truth};
-use super::stream::{self, Content, Counts, EventWriter, LAST_CHUNK, STREAM_HEAD, answer, refusal};
+use super::stream::{
+    self, Content, Counts, End, EventWriter, LAST_CHUNK, STREAM_HEAD, answer, refusal,
+};
 use super::{MockConfig, UsageChunk};
 use crate::random;
 
@@ -99,6 +103,8 @@ pub fn serve(listen: SocketAddr, config: MockConfig) -> io::Result<Handle> {
         accepted: 0,
         timers: BinaryHeap::new(),
         requests: Vec::new(),
+        prompt_tokens: 0,
+        output_tokens: 0,
         scratch: vec![0; 64 << 10],
         out: Vec::new(),
         stop: Arc::clone(&stop),
@@ -126,6 +132,9 @@ struct Server {
     /// Instant, key and serial of the connection whose next chunk is due.
     timers: BinaryHeap<Reverse<(Nanos, usize, u64)>>,
     requests: Vec<Truth>,
+    /// Of all requests so far.
+    prompt_tokens: u64,
+    output_tokens: u64,
     scratch: Vec<u8>,
     out: Vec<u8>,
     stop: Arc<AtomicBool>,
@@ -148,6 +157,8 @@ struct Answer {
     received: Nanos,
     next: usize,
     head_is_out: bool,
+    /// The chunk with the role comes with the first of content.
+    role_is_due: bool,
     usage: bool,
     counts: Counts,
 }
@@ -174,9 +185,10 @@ struct StreamOptions {
 }
 
 impl Asked {
-    fn wants_usage(&self, when: UsageChunk) -> bool {
+    fn wants_usage(&self, config: &MockConfig) -> bool {
         let options = self.stream_options.as_ref();
-        match when {
+        match config.usage {
+            UsageChunk::Asked if config.stack.counts_unasked() => true,
             UsageChunk::Always => true,
             UsageChunk::Never => false,
             UsageChunk::Asked => options.and_then(|o| o.include_usage) == Some(true),
@@ -334,15 +346,35 @@ impl Server {
                 }
             }
             ("GET", path) if path.ends_with("/models") => {
-                let list = br#"{"object":"list","data":[{"id":"mock","object":"model"}]}"#;
-                answer("200 OK", "application/json", list)
+                let owner = self.config.stack.owner();
+                let list = format!(
+                    r#"{{"object":"list","data":[{{"id":"mock","object":"model","owned_by":"{owner}"}}]}}"#
+                );
+                answer("200 OK", "application/json", list.as_bytes())
             }
+            ("GET", "/metrics") => self.metrics(),
             ("GET", "/health") => answer("200 OK", "text/plain", b"ok"),
             ("GET", "/record") => answer("200 OK", "application/jsonl", &self.record().to_lines()),
             (method, path) => refusal("404 Not Found", &format!("no `{method} {path}` here")),
         };
         let connection = self.connections.get_mut(key);
         connection.map_or(Then::Close, |connection| connection.write(&bytes))
+    }
+
+    fn metrics(&self) -> Vec<u8> {
+        let mut connections = self.connections.iter();
+        let now = Now {
+            running: connections
+                .by_ref()
+                .filter(|(_, one)| one.answer.is_some())
+                .count(),
+            prompt_tokens: self.prompt_tokens,
+            output_tokens: self.output_tokens,
+        };
+        match metrics::page(self.config.stack, now) {
+            Some(page) => answer("200 OK", "text/plain; version=0.0.4", page.as_bytes()),
+            None => refusal("404 Not Found", "this stack has no such page"),
+        }
     }
 
     /// Plans an answer and sends what comes at once.
@@ -392,7 +424,8 @@ impl Server {
             received,
             next: 0,
             head_is_out: false,
-            usage: asked.wants_usage(self.config.usage),
+            role_is_due: false,
+            usage: asked.wants_usage(&self.config),
             counts: Counts {
                 // Nothing is tokenised here; four bytes to a token is as good as any number.
                 prompt: request.body.len() as u64 / 4,
@@ -400,8 +433,11 @@ impl Server {
             },
             plan,
         };
+        self.prompt_tokens += answer.counts.prompt;
         let mut then = Then::Keep;
-        if self.config.role_chunk && form == Form::Stream {
+        let has_role = self.config.role_chunk && form == Form::Stream;
+        answer.role_is_due = has_role && self.config.stack == Stack::Xllm;
+        if has_role && !answer.role_is_due {
             self.out.clear();
             self.out.extend_from_slice(STREAM_HEAD);
             let writer = EventWriter {
@@ -490,11 +526,16 @@ impl Server {
                 tokens,
                 planned_ns: self.clock.monotonic_ns(planned),
             };
-            place = Some(writer.content(&mut self.out, content));
-            if is_last {
-                let usage = answer.usage.then_some(answer.counts);
-                let done = answer.plan.ends != Ends::WithoutDone;
-                writer.finish(&mut self.out, usage, done);
+            if std::mem::take(&mut answer.role_is_due) {
+                writer.role(&mut self.out);
+            }
+            let end = is_last.then_some(End {
+                usage: answer.usage.then_some(answer.counts),
+                done: answer.plan.ends != Ends::WithoutDone,
+            });
+            place = Some(writer.content(&mut self.out, content, end));
+            if let Some(end) = end {
+                writer.finish(&mut self.out, end);
             }
         }
         let sent_ns = self.clock.monotonic_ns(self.clock.now());
@@ -508,6 +549,7 @@ impl Server {
         let truth = &mut self.requests[answer.number];
         truth.sent_ns.push(sent_ns);
         truth.tokens.push(tokens);
+        self.output_tokens += u64::from(tokens);
         if then == Then::Close {
             connection.answer = Some(answer);
             return then;

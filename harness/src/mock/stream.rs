@@ -6,6 +6,8 @@
 use std::io::Write as _;
 use std::ops::Range;
 
+use backends::http::Stack;
+
 use super::MockConfig;
 
 /// What tokens say, one character each.
@@ -47,21 +49,39 @@ pub(super) struct Counts {
     pub(super) output: u64,
 }
 
+/// What comes with or after the last token.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    pub(super) usage: Option<Counts>,
+    /// With the mark of the end.
+    pub(super) done: bool,
+}
+
 impl EventWriter<'_> {
     /// The chunk that says who speaks.
     pub(super) fn role(&self, out: &mut Vec<u8>) {
         self.choice(out, r#"{"role":"assistant","content":""}"#, "null", "");
     }
 
-    /// A chunk of tokens; where in `out` its stamp belongs.
-    pub(super) fn content(&self, out: &mut Vec<u8>, content: Content) -> Range<usize> {
-        let text = text(content.first_token, content.tokens);
-        let delta = format!(r#"{{"content":"{text}"}}"#);
-        let truth = format!(
+    /// A chunk of tokens; where in `out` its stamp belongs. `end` is for the last.
+    pub(super) fn content(
+        &self,
+        out: &mut Vec<u8>,
+        content: Content,
+        end: Option<End>,
+    ) -> Range<usize> {
+        let delta = self.delta(&text(content.first_token, content.tokens));
+        let end = end.filter(|_| self.ends_with_content());
+        let finish = if end.is_some() { r#""length""# } else { "null" };
+        let usage = end.and_then(|end| end.usage);
+        let usage = usage.filter(|_| self.config.stack == Stack::MindIe);
+        let mut more =
+            usage.map_or_else(String::new, |counts| format!(",{}", usage_object(counts)));
+        more += &format!(
             r#","mock":{{"token":{},"planned_ns":{},"sent_ns":{:STAMP_WIDTH$}}}"#,
             content.first_token, content.planned_ns, ""
         );
-        self.choice(out, &delta, "null", &truth);
+        self.choice(out, &delta, finish, &more);
         // After the stamp come `}}`, the ends of lines, and the end of the HTTP chunk.
         let line_end = self.line_end().len();
         let end = out.len() - 2 - 2 * line_end - 2;
@@ -69,16 +89,44 @@ impl EventWriter<'_> {
     }
 
     /// What comes after the last token.
-    pub(super) fn finish(&self, out: &mut Vec<u8>, usage: Option<Counts>, done: bool) {
-        self.choice(out, "{}", r#""length""#, "");
+    pub(super) fn finish(&self, out: &mut Vec<u8>, end: End) {
+        if !self.ends_with_content() {
+            let delta = match self.config.stack {
+                Stack::OpenAi | Stack::Xllm => "{}".to_owned(),
+                _ => self.delta(""),
+            };
+            self.choice(out, &delta, r#""length""#, "");
+        }
+        let usage = end.usage.filter(|_| self.config.stack != Stack::MindIe);
         if let Some(counts) = usage {
             let usage = usage_object(counts);
             self.event(out, &format!(r#"{}"choices":[],{usage}}}"#, self.common()));
         }
-        if done {
+        if end.done {
             self.event(out, "[DONE]");
         }
         out.extend_from_slice(LAST_CHUNK);
+    }
+
+    /// Does the finish come with the last token, as these have it?
+    fn ends_with_content(&self) -> bool {
+        matches!(self.config.stack, Stack::MindIe | Stack::Tgi)
+    }
+
+    /// What a choice says, with the fields that a stack puts around it.
+    fn delta(&self, text: &str) -> String {
+        match self.config.stack {
+            Stack::OpenAi | Stack::Vllm | Stack::Xllm => format!(r#"{{"content":"{text}"}}"#),
+            Stack::MindIe | Stack::Tgi => {
+                format!(r#"{{"role":"assistant","content":"{text}"}}"#)
+            }
+            Stack::LmDeploy => {
+                format!(r#"{{"role":"assistant","content":"{text}","gen_tokens":null}}"#)
+            }
+            Stack::Sglang => format!(
+                r#"{{"role":null,"content":"{text}","reasoning_content":null,"tool_calls":null}}"#
+            ),
+        }
     }
 
     /// The beginning of each object.
@@ -161,7 +209,85 @@ fn text(first_token: u64, tokens: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use backends::http::AnswerReader;
+    use backends::{EventKind, FinishReason, Nanos};
+
     use super::*;
+
+    /// The whole of a stream of five tokens in two chunks, and what the client makes of it.
+    fn streamed(stack: Stack) -> (String, Vec<EventKind>) {
+        let config = MockConfig {
+            stack,
+            ..MockConfig::default()
+        };
+        let writer = EventWriter {
+            config: &config,
+            request: 0,
+        };
+        let counts = Counts {
+            prompt: 7,
+            output: 5,
+        };
+        let end = End {
+            usage: Some(counts),
+            done: true,
+        };
+        let content = |first_token, tokens| Content {
+            first_token,
+            tokens,
+            planned_ns: 0,
+        };
+        let mut out = STREAM_HEAD.to_vec();
+        writer.role(&mut out);
+        for (content, end) in [(content(0, 3), None), (content(3, 2), Some(end))] {
+            let place = writer.content(&mut out, content, end);
+            stamp(&mut out, place, 1);
+        }
+        writer.finish(&mut out, end);
+        let (mut reader, mut events) = (AnswerReader::default(), Vec::new());
+        reader.read(Nanos(1), &out, &mut events);
+        let kinds = events.into_iter().map(|event| event.kind);
+        (String::from_utf8(out).expect("UTF-8"), kinds.collect())
+    }
+
+    #[test]
+    fn every_stack_s_stream_says_the_same_in_its_own_way() {
+        for (stack, own, bare) in [
+            (Stack::OpenAi, r#""delta":{},"finish_reason":"length""#, 2),
+            (Stack::Vllm, r#"{"content":""},"finish_reason":"length""#, 2),
+            (Stack::Sglang, r#""reasoning_content":null"#, 2),
+            (
+                Stack::MindIe,
+                r#"{"role":"assistant","content":"云很"},"finish_reason":"length"}],"usage":{"#,
+                1,
+            ),
+            (Stack::Xllm, r#""delta":{},"finish_reason":"length""#, 2),
+            (Stack::LmDeploy, r#""gen_tokens":null"#, 2),
+            (
+                Stack::Tgi,
+                r#"{"role":"assistant","content":"云很"},"finish_reason":"length"}],"mock""#,
+                1,
+            ),
+        ] {
+            let (bytes, kinds) = streamed(stack);
+            assert!(bytes.contains(own), "{stack}: {bytes}");
+            let text = kinds.iter().filter_map(|kind| match kind {
+                EventKind::Text { text, .. } => Some(text.as_str()),
+                _ => None,
+            });
+            assert_eq!(text.collect::<Vec<_>>(), ["今天的", "云很"], "{stack}");
+            let of = |wanted: &EventKind| kinds.iter().filter(|kind| *kind == wanted).count();
+            assert_eq!(of(&EventKind::Bare), bare, "{stack}");
+            let alone = usize::from(stack != Stack::MindIe);
+            assert_eq!(of(&EventKind::UsageOnly), alone, "{stack}");
+            let Some(EventKind::Finished { reason, usage }) = kinds.last() else {
+                panic!("{stack}: {kinds:?}");
+            };
+            assert_eq!(*reason, FinishReason::Length);
+            let usage = usage.expect("it was asked for");
+            assert_eq!((usage.input_tokens, usage.output_tokens), (7, 5));
+        }
+    }
 
     #[test]
     fn a_stamp_goes_where_it_belongs() {
@@ -180,7 +306,7 @@ mod tests {
                 tokens: 3,
                 planned_ns: 5,
             };
-            let place = writer.content(&mut out, content);
+            let place = writer.content(&mut out, content, None);
             stamp(&mut out, place, 12_345);
             let text = String::from_utf8(out).expect("UTF-8");
             let data = text.split("data: ").nth(1).expect("an event");

@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
-use reports::Report;
 use reports::validity::Verdict;
+use reports::{Report, TokenCountSource};
 
-use crate::command::{Ran, Sandbox, report};
+use crate::command::{Ran, Sandbox, records, report};
 use crate::fakes::Fake;
-use crate::mock::Mock;
+use crate::mock::{Mock, by_ticket};
 
 /// Joules of the fakes' power (a triangle between 200 and 400 W, 37 s long, 10 W more for each
 /// device) from instant 0 to `at_s`.
@@ -38,36 +38,95 @@ fn known_joules(report: &Report, devices: &[u32]) -> f64 {
     devices.iter().map(of).sum()
 }
 
+/// A host made of a fake library and a server that plays a stack.
+struct Host<'a> {
+    fake: &'a str,
+    variable: &'a str,
+    /// Before the address: nothing, or whose devices the server runs on.
+    target: &'a str,
+    probe: &'a str,
+    /// Flags of the mock server.
+    server: &'a str,
+    devices: &'a [u32],
+    /// How the energy is to be found.
+    method: &'a str,
+    /// What the report calls the server, and the devices.
+    known_as: [&'a str; 2],
+}
+
+const NVIDIA: Host<'static> = Host {
+    fake: "nvml",
+    variable: "WEIGHBRIDGE_NVML_LIB",
+    target: "",
+    probe: "nvml",
+    server: "",
+    devices: &[0, 1],
+    method: "counter",
+    known_as: ["openai (assumed)", ""],
+};
+
 fn run_with(fake: &Fake, variable: &str, probe: &str) -> (Report, Ran) {
+    let host = Host {
+        variable,
+        probe,
+        ..NVIDIA
+    };
+    let (report, ran, _) = run_on(&host, fake);
+    (report, ran)
+}
+
+/// The report, what was said, and the tokens that did not agree with the server's own record.
+fn run_on(host: &Host<'_>, fake: &Fake) -> (Report, Ran, Vec<String>) {
     let sandbox = Sandbox::new();
-    let mock = Mock::start(&sandbox, "--ttft 30ms --itl 5ms");
+    let mock = Mock::start(&sandbox, &format!("--ttft 30ms --itl 5ms {}", host.server));
     let line = format!(
-        "run --target {} --workload random:32/8 --rate 20 --duration 6s --warmup 1s --drain 3s \
-         --no-preflight --probe {probe} --out out",
-        mock.base
+        "run --target {}{} --workload random:32/8 --rate 20 --duration 6s --warmup 1s --drain 3s \
+         --no-preflight --probe {} {} --out out",
+        host.target,
+        mock.base,
+        host.probe,
+        if host.target == "ascend=" {
+            "--price china"
+        } else {
+            ""
+        }
     );
     let words: Vec<&str> = line.split_whitespace().collect();
-    let ran = sandbox.run_in(&words, &fake.environment(variable));
-    mock.finish(&sandbox);
-    (report(&sandbox.path("out")), ran)
+    let ran = sandbox.run_in(&words, &fake.environment(host.variable));
+    let truth = mock.finish(&sandbox);
+    let truths = by_ticket(&truth);
+    let records = records(&sandbox.path("out"));
+    assert!(records.len() > 80, "{}", records.len());
+    let wrong = records.iter().filter_map(|record| {
+        let sent: u32 = truths[&record.id].tokens.iter().sum();
+        let read = (
+            record.output_tokens,
+            record.chunk_tokens.iter().sum::<u32>(),
+        );
+        let counted = record.token_count_source == TokenCountSource::Usage;
+        let agree = read == (u64::from(sent), sent) && counted;
+        (!agree).then(|| format!("{sent} sent: {record:?}"))
+    });
+    (report(&sandbox.path("out")), ran, wrong.collect())
 }
 
 #[track_caller]
-fn check(name: &str, variable: &str, probe: &str, devices: &[u32], method: &str) {
-    let Some(fake) = Fake::build(name, "cards=0 1\ncount=2\n") else {
+fn check(host: &Host<'_>) {
+    let Some(fake) = Fake::build(host.fake, "cards=0 1\ncount=2\n") else {
         return;
     };
     // A busy machine makes the load generator late, and the run INVALID for that, or keeps the
     // sampler waiting, and there is no figure; a figure has to be right in each run.
-    let valid = (0..3).any(|_| is_right(&fake, (variable, probe), devices, method));
-    assert!(valid, "{name}: none of three runs was VALID");
+    let valid = (0..3).any(|_| is_right(&fake, host));
+    assert!(valid, "{}: none of three runs was VALID", host.fake);
 }
 
-/// Checks the energy of one run; was it VALID?
-fn is_right(fake: &Fake, how: (&str, &str), devices: &[u32], method: &str) -> bool {
-    let (report, ran) = run_with(fake, how.0, how.1);
+/// Checks energy and tokens of one run; was it VALID?
+fn is_right(fake: &Fake, host: &Host<'_>) -> bool {
+    let (report, ran, wrong) = run_on(host, fake);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let energy = report.energy.as_ref().expect("a probe was asked");
-    let known = known_joules(&report, devices);
+    let known = known_joules(&report, host.devices);
     let Some(joules) = energy.joules else {
         let why = &energy.null_reasons["joules"];
         said(why);
@@ -76,28 +135,29 @@ fn is_right(fake: &Fake, how: (&str, &str), devices: &[u32], method: &str) -> bo
         return false;
     };
     let off = joules / known - 1.0;
-    let probe = how.1;
     let off_percent = 100.0 * off;
+    let (fake, method) = (host.fake, host.method);
     said(&format!(
-        "{probe}: {joules:.2} J by {method}, known {known:.2} J, off {off_percent:.4} %"
+        "{fake}: {joules:.2} J by {method}, known {known:.2} J, off {off_percent:.4} %"
     ));
     assert!(off.abs() < 1e-3, "{joules} J, not {known} J");
     assert_eq!(
         (energy.method.as_str(), energy.scope.as_str()),
-        (method, "chip")
+        (host.method, "chip")
     );
-    assert_eq!(energy.devices.len(), devices.len());
+    assert_eq!(energy.devices.len(), host.devices.len());
     assert!(ran.out.contains("Energy per query"), "{}", ran.out);
     let per_query = energy.joules_per_query.expect("requests finished");
     assert!((per_query * report.summary.completed() as f64 / joules - 1.0).abs() < 1e-9);
     let idle = energy.idle_power_w.expect("a baseline");
-    let devices = devices.len() as f64;
+    let devices = host.devices.len() as f64;
     assert!(
         (199.0 * devices..=411.0 * devices).contains(&idle),
         "{idle} W"
     );
     let inside = report.series.iter().filter(|second| second.in_window);
     assert!(inside.clone().count() >= 6 && inside.clone().all(|second| second.power_w.is_some()));
+    is_known_as(&report, host);
     said(&format!("{:?}", report.validity.reasons));
     report.validity.verdict == Verdict::Valid
 }
@@ -107,35 +167,95 @@ fn said(text: &str) {
     eprintln!("{text}");
 }
 
-#[test]
-fn a_910b_host_s_energy_is_the_known_integral() {
-    check("dcmi", "WEIGHBRIDGE_DCMI_LIB", "dcmi", &[0, 1], "trapezoid");
-}
-
-#[test]
-fn one_of_several_devices_is_counted_alone() {
-    check("dcmi", "WEIGHBRIDGE_DCMI_LIB", "dcmi:1", &[1], "trapezoid");
-}
-
-#[test]
-fn cambricon_s_generations_give_the_known_integral() {
-    for (name, method) in [
-        ("cndev_gen1", "trapezoid"),
-        ("cndev_gen2", "trapezoid"),
-        ("cndev_gen3", "counter"),
-    ] {
-        check(name, "WEIGHBRIDGE_CNDEV_LIB", "cndev", &[0, 1], method);
+/// The report says what answered, on whose devices, and prices those.
+fn is_known_as(report: &Report, host: &Host<'_>) {
+    let [stack, devices] = host.known_as;
+    let told = |key: &str| report.target.details.get(key).map_or("", String::as_str);
+    assert_eq!(report.target.kind, "http");
+    assert_eq!(told("server_stack"), stack);
+    assert_eq!(told("devices"), devices);
+    assert_eq!(told("vendor"), host.target.trim_end_matches('='));
+    if host.fake == "dcmi" {
+        let cost = report.cost.as_ref().expect("the sheet has a 910B");
+        let units = host.devices.len() as u32;
+        assert_eq!((cost.device.as_str(), cost.units), ("ascend-910b", units));
     }
 }
 
 #[test]
-fn nvidia_s_counter_gives_the_known_integral() {
-    check("nvml", "WEIGHBRIDGE_NVML_LIB", "nvml", &[0, 1], "counter");
+fn a_910b_host_is_measured_whole() {
+    check(&Host {
+        fake: "dcmi",
+        variable: "WEIGHBRIDGE_DCMI_LIB",
+        target: "ascend=",
+        probe: "auto",
+        server: "--dialect mindie --chunk-tokens 2",
+        devices: &[0, 1],
+        method: "trapezoid",
+        known_as: [
+            "mindie (by what the server says of itself)",
+            "910B3, 910B3 (by dcmi)",
+        ],
+    });
+}
+
+#[test]
+fn one_of_several_devices_is_counted_alone() {
+    check(&Host {
+        fake: "dcmi",
+        variable: "WEIGHBRIDGE_DCMI_LIB",
+        target: "ascend=",
+        probe: "dcmi:1",
+        server: "",
+        devices: &[1],
+        method: "trapezoid",
+        known_as: ["mindie (assumed)", "910B3 (by dcmi)"],
+    });
+}
+
+#[test]
+fn cambricon_s_generations_are_measured_whole() {
+    for (fake, method, server, devices) in [
+        ("cndev_gen1", "trapezoid", "vllm", "MLU370-X8, MLU370-X8"),
+        (
+            "cndev_gen2",
+            "trapezoid",
+            "lmdeploy",
+            "MLU370-X8, MLU370-X8",
+        ),
+        ("cndev_gen3", "counter", "xllm", "MLU590-M9, MLU590-M9"),
+    ] {
+        check(&Host {
+            fake,
+            variable: "WEIGHBRIDGE_CNDEV_LIB",
+            target: "cambricon=",
+            probe: "auto",
+            server: &format!("--dialect {server} --chunk-tokens 3"),
+            devices: &[0, 1],
+            method,
+            known_as: [
+                &format!("{server} (by what the server says of itself)"),
+                &format!("{devices} (by cndev)"),
+            ],
+        });
+    }
+}
+
+#[test]
+fn an_nvidia_host_is_measured_whole() {
+    check(&Host {
+        server: "--dialect sglang",
+        known_as: ["sglang (by what the server says of itself)", ""],
+        ..NVIDIA
+    });
 }
 
 #[test]
 fn a_probe_that_is_not_named_is_found_beside_a_local_server() {
-    check("nvml", "WEIGHBRIDGE_NVML_LIB", "auto", &[0, 1], "counter");
+    check(&Host {
+        probe: "auto",
+        ..NVIDIA
+    });
 }
 
 #[test]

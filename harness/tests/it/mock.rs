@@ -57,7 +57,7 @@ fn is_long() -> bool {
     std::env::var_os("WEIGHBRIDGE_LONG").is_some()
 }
 
-fn by_ticket(record: &Record) -> BTreeMap<u64, &Truth> {
+pub(crate) fn by_ticket(record: &Record) -> BTreeMap<u64, &Truth> {
     let with_ticket = |truth| Some((Truth::ticket(truth)?, truth));
     record.requests.iter().filter_map(with_ticket).collect()
 }

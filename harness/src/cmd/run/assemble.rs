@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use reports::Measurements;
-use reports::cost::{self, Measured};
+use reports::cost::{self, Measured, Priced};
 use reports::schema::{
     ClientError, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
 };
@@ -16,7 +16,8 @@ use reports::validity::{
 
 use super::measure::Outcome;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
-use crate::target::Target;
+use crate::prices;
+use crate::target::{Server, Target};
 
 pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) -> Report {
     let measured = &outcome.recorded.measurements;
@@ -54,6 +55,7 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         lost_conversations: outcome.lost_conversations,
     });
     warnings.extend(own_warnings(plan, measured));
+    let price = price(plan, outcome, &mut warnings);
     let start_ns = outcome.monotonic_start_ns.unwrap_or_default();
     let watch = &outcome.watch;
     let energy = watch.energy(start_ns, outcome.window, &measured.summary);
@@ -68,7 +70,7 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
             kind: outcome.system.kind.clone(),
             device: outcome.system.device.clone(),
             virtual_time: outcome.timers_s.is_none(),
-            details: outcome.system.details.clone(),
+            details: target_details(plan, outcome),
         },
         model: model_info(plan, model, outcome),
         workload: workload_info(plan, outcome),
@@ -82,7 +84,7 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         cost: None,
         warnings,
     };
-    if let Some(priced) = &plan.price {
+    if let Some(priced) = &price {
         match cost::price(&Measured::of(&report), priced) {
             Ok(cost) => report.cost = Some(cost),
             Err(error) => report.warnings.push(format!("no cost: {error}")),
@@ -108,6 +110,62 @@ fn client_error(plan: &Plan, outcome: &Outcome, measured: &Measurements) -> Clie
     }
 }
 
+/// What the backend says of itself, and whose devices it runs on.
+fn target_details(plan: &Plan, outcome: &Outcome) -> BTreeMap<String, String> {
+    let mut details = outcome.system.details.clone();
+    if let Target::Http(Server {
+        vendor: Some(vendor),
+        ..
+    }) = &plan.target
+    {
+        details.insert("vendor".into(), vendor.name().into());
+        if let Some((kind, names)) = outcome.watch.devices() {
+            details.insert(
+                "devices".into(),
+                format!("{} (by {kind})", names.join(", ")),
+            );
+        }
+    }
+    details
+}
+
+/// What the target costs: as planned, or that of a vendor's devices that were found. Says in a
+/// warning what was taken, or why there is none.
+fn price(plan: &Plan, outcome: &Outcome, warnings: &mut Vec<String>) -> Option<Priced> {
+    if plan.price.is_some() {
+        return plan.price.clone();
+    }
+    let scenario = &plan.scenario;
+    let found = match &plan.target {
+        Target::Http(Server {
+            vendor: Some(_), ..
+        }) if scenario.price_device.is_none() => outcome.watch.devices(),
+        _ => None,
+    };
+    let Some((kind, names)) = found else {
+        warnings.push(format!(
+            "no cost: no price for {} is known; give --price FILE and --price-device NAME",
+            plan.target
+        ));
+        return None;
+    };
+    let units = scenario.price_units.map(|units| units as u32);
+    match prices::of_found(scenario.price.as_deref(), units, &names) {
+        Ok(priced) => {
+            warnings.push(format!(
+                "priced as {} × {}, the devices that `{kind}` watches; --price-units and \
+                 --price-device say otherwise",
+                priced.units, priced.device.id
+            ));
+            Some(priced)
+        }
+        Err(error) => {
+            warnings.push(format!("no cost: {error}; --price-device NAME says which"));
+            None
+        }
+    }
+}
+
 fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
     let mut warnings = Vec::new();
     if matches!(plan.target, Target::Sim(_)) {
@@ -124,12 +182,6 @@ fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
              one"
             .to_owned(),
         );
-    }
-    if plan.price.is_none() {
-        warnings.push(format!(
-            "no cost: no price for {} is known; give --price FILE and --price-device NAME",
-            plan.target
-        ));
     }
     if measured.clamped_values > 0 {
         let count = measured.clamped_values;
