@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Nanos};
 use crate::engine::StepTimes;
+use crate::http::MetricsPage;
 
 /// Anything that turns a prompt into a stream of timed tokens.
 pub trait Backend: Send + Sync {
@@ -43,6 +44,10 @@ pub trait Backend: Send + Sync {
     /// For live progress, a few times a second.
     fn gauges(&self) -> Gauges {
         Gauges::default()
+    }
+    /// Where a server tells about itself, for servers; by default beside its API.
+    fn metrics_page(&self) -> Option<MetricsPage> {
+        None
     }
     /// Where the device's time went so far, for engines of ours.
     fn step_times(&self) -> Option<StepTimes> {

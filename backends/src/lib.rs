@@ -11,6 +11,7 @@
 //! - [`http`]: any server that speaks the OpenAI API.
 //! - [`devices`]: what is known of devices, with sources.
 //! - [`probe`]: what accelerators and processors draw.
+//! - [`prometheus`]: lines of the text format that servers and exporters tell about themselves in.
 //!
 //! A backend never sees a report, and knows nothing of workloads.
 
@@ -24,6 +25,7 @@ pub mod engine;
 pub mod http;
 pub mod plugin;
 pub mod probe;
+pub mod prometheus;
 pub mod sim;
 
 pub use clock::{Clock, Nanos};

@@ -21,11 +21,13 @@ pub mod progress;
 pub mod random;
 pub mod recorder;
 pub mod scenario;
+pub mod scrape;
 pub mod serve;
 pub mod subjects;
 pub mod target;
 pub mod telemetry;
 pub mod units;
+pub mod warm_up;
 pub mod workload;
 
 /// Optional features that are compiled in.

@@ -4,13 +4,13 @@
 //! flag or the file and key, the value, and what is accepted.
 
 mod load;
+mod server;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use backends::engine::PrefixCache;
-use backends::http::Stack;
 use models::{
     CpuOptions, Level, ModelSource, ReferenceModel, SamplingParams, Threads, WeightsDtype,
 };
@@ -24,6 +24,7 @@ use crate::scenario::Scenario;
 use crate::target::{EngineOptions, HttpOptions, Kernels, Target};
 use crate::telemetry::Choice;
 use crate::units::{parse_bytes, parse_slo};
+use crate::warm_up::Batches;
 use crate::workload::source::Workload;
 
 /// Requests of one open-loop run: their text is made and held before it starts.
@@ -68,6 +69,10 @@ pub struct Plan {
     pub preflight: bool,
     /// Telemetry that is taken along.
     pub probe: Choice,
+    /// Read the server's own metrics beside the run.
+    pub scrape: bool,
+    /// What a server is warmed up with.
+    pub warm_up_batches: Batches,
     /// For engines.
     pub engine: EngineOptions,
     /// For servers.
@@ -153,7 +158,7 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     })?;
     Ok(Plan {
         engine: resolve_engine(&scenario, &places, &target)?,
-        http: resolve_http(&scenario, &places)?,
+        http: resolve_http(&scenario, &places, &target)?,
         price: resolve_price(&scenario, &places, &target)?,
         sampling: SamplingParams {
             temperature,
@@ -164,6 +169,8 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
         ignore_eos: !scenario.stop_at_eos.unwrap_or(false),
         preflight: matches!(target, Target::Http(_)) && !scenario.no_preflight.unwrap_or(false),
         probe: resolve_probe(&scenario, &places, &target)?,
+        scrape: !scenario.no_scrape.unwrap_or(false),
+        warm_up_batches: server::warm_up_batches(&scenario, &places, &target)?,
         slo: resolve_slo(&scenario, &places, &workload)?,
         seed: scenario.seed.unwrap_or(1),
         max_requests: max_requests.map(|n| n as u64),
@@ -205,7 +212,7 @@ pub fn resolve_engine_plan(flags: &Scenario) -> Result<EnginePlan> {
     let (model_name, model, _) = resolve_model(flags, &target)?;
     Ok(EnginePlan {
         engine: resolve_engine(flags, &places, &target)?,
-        http: resolve_http(flags, &places)?,
+        http: resolve_http(flags, &places, &target)?,
         weights: resolve_weights(flags, &places)?,
         target,
         model_name,
@@ -414,7 +421,7 @@ fn count(
     Ok(Some(value as usize))
 }
 
-fn resolve_http(scenario: &Scenario, places: &Places<'_>) -> Result<HttpOptions> {
+fn resolve_http(scenario: &Scenario, places: &Places<'_>, target: &Target) -> Result<HttpOptions> {
     let extra_body = match &scenario.extra_body {
         None => Map::new(),
         Some(text) => {
@@ -439,20 +446,10 @@ fn resolve_http(scenario: &Scenario, places: &Places<'_>) -> Result<HttpOptions>
         served_model: named.cloned().unwrap_or_default(),
         api_key,
         extra_body,
-        stack: resolve_stack(scenario, places)?,
+        stack: server::stack(scenario, places)?,
+        tls: server::tls(scenario, places, target)?,
+        metrics: server::metrics_url(scenario, places, target)?,
     })
-}
-
-fn resolve_stack(scenario: &Scenario, places: &Places<'_>) -> Result<Option<Stack>> {
-    let Some(name) = scenario.server.as_deref().filter(|name| *name != "auto") else {
-        return Ok(None);
-    };
-    let stack = Stack::parse(name).ok_or_else(|| {
-        let place = places.of("server", |flags| flags.server.is_some());
-        let names = Stack::ALL.map(|stack| format!("`{stack}`")).join(", ");
-        anyhow!("{place} is `{name}`; accepted are `auto`, {names}")
-    })?;
-    Ok(Some(stack))
 }
 
 fn resolve_price(

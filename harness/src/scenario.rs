@@ -145,10 +145,38 @@ pub struct Scenario {
     #[arg(long, value_name = "VAR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
+    /// Server: file with the authorities (PEM) that may have signed its certificate [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+    /// Server: the client's own certificate (PEM), for servers that ask for one
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// Server: its private key (PEM, without a password)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// Server: do not check who it is; the report says so
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_insecure: Option<bool>,
     /// Telemetry of devices on this host: auto, none, or a probe that `weighbridge devices` lists, such as nvml, dcmi:0,1, cndev or rapl [default: auto]
     #[arg(long, value_name = "PROBE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<String>,
+    /// Server: batches of short requests before the run, for servers that compile or capture something for each size: sizes such as 1,2,4,8, none, or auto [default: auto, powers of two up to what the load needs at once, for ascend= and cambricon=]
+    #[arg(long, value_name = "SIZES")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warm_up_batches: Option<String>,
+    /// Server: address of its own metrics [default: /metrics beside its API; for mindie port 1027 first]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_url: Option<String>,
+    /// Server: do not read its own metrics beside the run
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_scrape: Option<bool>,
     /// Server: do not measure the client's own error before the run
     #[arg(long, num_args = 0, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -239,7 +267,14 @@ impl Scenario {
             server: self.server.or(file.server),
             extra_body: self.extra_body.or(file.extra_body),
             api_key_env: self.api_key_env.or(file.api_key_env),
+            tls_ca: self.tls_ca.or(file.tls_ca),
+            tls_cert: self.tls_cert.or(file.tls_cert),
+            tls_key: self.tls_key.or(file.tls_key),
+            tls_insecure: self.tls_insecure.or(file.tls_insecure),
             probe: self.probe.or(file.probe),
+            warm_up_batches: self.warm_up_batches.or(file.warm_up_batches),
+            metrics_url: self.metrics_url.or(file.metrics_url),
+            no_scrape: self.no_scrape.or(file.no_scrape),
             no_preflight: self.no_preflight.or(file.no_preflight),
             stop_at_eos: self.stop_at_eos.or(file.stop_at_eos),
         }

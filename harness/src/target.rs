@@ -11,7 +11,9 @@ use std::sync::Arc;
 use backends::candle::CandleExecutor;
 use backends::cpu::CpuExecutor;
 use backends::engine::{Capacity, Engine, Executor, PrefixCache, blocks_for};
-use backends::http::{BaseError, HttpBackend, HttpConfig, Stack, StackChoice, parse_base};
+use backends::http::{
+    BaseError, HttpBackend, HttpConfig, Stack, StackChoice, TlsClient, Uri, parse_base,
+};
 use backends::plugin::{self, PluginExecutor, PluginOptions};
 use backends::probe::Vendor;
 use backends::sim::{self, Device, SimulatedExecutor};
@@ -254,6 +256,10 @@ pub struct HttpOptions {
     pub extra_body: Map<String, Value>,
     /// What answers, if the user says.
     pub stack: Option<Stack>,
+    /// For `https`.
+    pub tls: Option<TlsClient>,
+    /// Where the server tells about itself, if the user says.
+    pub metrics: Option<Uri>,
 }
 
 /// What `connect` needs of a model: all of it, or what can be known without its weights.
@@ -326,6 +332,19 @@ impl Served {
     }
 }
 
+fn http_config(server: &Server, http: &HttpOptions) -> HttpConfig {
+    let likely = StackChoice::Recognised(server.likely_stack());
+    HttpConfig {
+        model: http.served_model.clone(),
+        api_key: http.api_key.clone(),
+        extra_body: http.extra_body.clone(),
+        stack: http.stack.map_or(likely, StackChoice::Named),
+        tls: http.tls.clone(),
+        metrics: http.metrics.clone(),
+        ..HttpConfig::new(parse_base(&server.base).expect("the target was checked"))
+    }
+}
+
 /// Starts an engine or reaches a server. Runs inside the clock's runtime.
 pub async fn connect(
     target: &Target,
@@ -335,14 +354,7 @@ pub async fn connect(
     http: &HttpOptions,
 ) -> Result<Arc<dyn Backend>, Failure> {
     if let Target::Http(server) = target {
-        let likely = StackChoice::Recognised(server.likely_stack());
-        let config = HttpConfig {
-            model: http.served_model.clone(),
-            api_key: http.api_key.clone(),
-            extra_body: http.extra_body.clone(),
-            stack: http.stack.map_or(likely, StackChoice::Named),
-            ..HttpConfig::new(parse_base(&server.base).expect("the target was checked"))
-        };
+        let config = http_config(server, http);
         return Ok(Arc::new(HttpBackend::connect(config, clock.clone()).await?));
     }
     let info = served.info();
@@ -497,7 +509,8 @@ mod tests {
             "sim:h100",
             "http://127.0.0.1:8000/v1",
             "ascend=http://127.0.0.1:1025/v1",
-            "cambricon=http://127.0.0.1:8000/v1",
+            "https://example.com/v1",
+            "cambricon=https://127.0.0.1:8000/v1",
             "plugin:/x.so?device=1",
         ] {
             assert_eq!(Target::parse(text).expect(text).to_string(), text);
@@ -510,7 +523,6 @@ mod tests {
             ("gpu", "accepted are `cpu`"),
             ("cuda:first", "with the number of a GPU"),
             ("sim:abacus", "`sim:h100`"),
-            ("https://host/v1", "plain http only"),
             ("plugin:", "names no file"),
             ("http:///v1", "accepted is"),
             ("ascend=", "accepted is"),

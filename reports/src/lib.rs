@@ -13,6 +13,7 @@
 //! - [`capacity`] searches for the highest load within the SLO.
 //! - [`cost`] holds price sheets and what a query and a million tokens cost.
 //! - [`energy`] turns samples of power into the energy of the window.
+//! - [`server_metrics`] sums up what a server told about itself.
 //! - [`drift`] says whether a window is steady.
 //! - [`dialect`] says a run in the definitions of other tools.
 //! - [`gate`] says whether one side of a comparison is worse than the other.
@@ -43,6 +44,7 @@ pub mod preflight;
 pub mod record;
 pub mod render;
 pub mod schema;
+pub mod server_metrics;
 pub mod stats;
 pub mod subject;
 pub mod validity;

@@ -21,6 +21,7 @@ mod page;
 mod plot;
 mod run_page;
 mod sections;
+mod server_metrics;
 mod svg;
 mod terminal;
 mod timeline;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::cost::Cost;
 pub use crate::energy::{Energy, EnergyDevice};
 use crate::preflight::Preflight;
+pub use crate::server_metrics::ServerMetrics;
 use crate::validity::Validity;
 
 /// Version of the schema that this build writes.
@@ -43,6 +44,9 @@ pub struct Report {
     pub series: Vec<SecondPoint>,
     /// Energy, when a probe was asked; its figures are null, with reasons, where that gave none.
     pub energy: Option<Energy>,
+    /// What the server told about itself, when one was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_metrics: Option<ServerMetrics>,
     /// Device time by kind of work, when the engine is ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_time: Option<DeviceTime>,
@@ -517,4 +521,13 @@ pub struct SecondPoint {
     /// Mean power of the devices that `energy` counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_w: Option<f64>,
+    /// Requests in the server's batch, at its last look in this second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_running: Option<f64>,
+    /// Requests that waited for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_waiting: Option<f64>,
+    /// Share of the server's memory for keys and values in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_kv_usage: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! Any server that speaks the OpenAI API, over HTTP/1.1 with streaming.
+//! Any server that speaks the OpenAI API, over HTTP/1.1 with streaming, with TLS or without.
 //!
 //! `reactor` owns the sockets and stamps each read before anything is parsed; `answer` turns
 //! bytes into events. Connections are kept and reused; making one counts as part of the request,
@@ -12,30 +12,35 @@
 //! [`EventKind::Failed`]: crate::EventKind::Failed
 
 mod answer;
+mod get;
+mod link;
+mod metrics;
 mod openai;
 mod reactor;
 mod sse;
 mod stack;
+mod tls;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
-use http::Uri;
+pub use http::Uri;
 use serde_json::{Map, Value};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::oneshot;
 
 use crate::clock::{Clock, Nanos};
 use crate::contract::{
     Backend, Delivery, Failure, FailureCause, Request, SystemInfo, Ticket, TokenStream,
 };
-use reactor::{Outgoing, Reactor};
-use wire::{Part, WireReader};
+use get::{Page, Place};
+use reactor::{Outgoing, Reactor, Server};
 
 pub use answer::{AnswerReader, Connection};
+pub use metrics::{MetricsPage, parse_metrics_url};
 pub use stack::{Stack, StackChoice};
+pub use tls::{TlsClient, TlsError, TlsFile, TlsOptions};
 
 /// How a server is reached and asked.
 #[derive(Debug, Clone)]
@@ -50,6 +55,10 @@ pub struct HttpConfig {
     pub extra_body: Map<String, Value>,
     /// What answers there.
     pub stack: StackChoice,
+    /// For `https`.
+    pub tls: Option<TlsClient>,
+    /// Where it tells about itself, if not at the usual place.
+    pub metrics: Option<Uri>,
 }
 
 impl HttpConfig {
@@ -61,7 +70,31 @@ impl HttpConfig {
             api_key: None,
             extra_body: Map::new(),
             stack: StackChoice::Recognised(Stack::OpenAi),
+            tls: None,
+            metrics: None,
         }
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.base.scheme_str() == Some("https")
+    }
+
+    fn host(&self) -> &str {
+        let host = self.base.host().unwrap_or_default();
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    fn place(&self) -> Result<Place, Failure> {
+        let usual = if self.is_encrypted() { 443 } else { 80 };
+        if self.is_encrypted() && self.tls.is_none() {
+            let message = "`https` needs to know whom to trust";
+            return Err(Failure::new(FailureCause::Connect, message));
+        }
+        Ok(Place {
+            host: self.host().to_owned(),
+            port: self.base.port_u16().unwrap_or(usual),
+            tls: self.tls.clone().filter(|_| self.is_encrypted()),
+        })
     }
 }
 
@@ -69,22 +102,16 @@ impl HttpConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BaseError {
     /// Not a URI.
-    #[error("`{0}` is not an address; accepted is `http://HOST:PORT/v1`")]
+    #[error("`{0}` is not an address; accepted is `http://HOST:PORT/v1` or `https://…`")]
     NotAnAddress(String),
-    /// Encrypted, which this build cannot do.
-    #[error("`{0}`: this version speaks plain http only; accepted is `http://HOST:PORT/v1`")]
-    Encrypted(String),
 }
 
 /// Reads a base address such as `http://127.0.0.1:8000/v1`.
 pub fn parse_base(text: &str) -> Result<Uri, BaseError> {
-    if text.starts_with("https://") {
-        return Err(BaseError::Encrypted(text.into()));
-    }
     let uri: Uri = text
         .parse()
         .map_err(|_| BaseError::NotAnAddress(text.into()))?;
-    if uri.scheme_str() != Some("http") || uri.host().is_none() {
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
         return Err(BaseError::NotAnAddress(text.into()));
     }
     Ok(uri)
@@ -127,18 +154,26 @@ impl HttpBackend {
         };
         let (stack, known_by) = listed.stack(config.stack);
         let server = listed.server.unwrap_or_else(|| "not told".into());
-        let details = BTreeMap::from([
+        let mut details = BTreeMap::from([
             ("server".into(), server),
             ("server_stack".into(), format!("{stack} ({known_by})")),
             ("models".into(), models),
             ("served_model".into(), config.model.clone()),
         ]);
+        if let (Some(tls), Some(spoken)) = (&config.tls, &listed.tls) {
+            details.insert("tls".into(), format!("{spoken}; server {}", tls.trust()));
+        }
         let info = SystemInfo {
             kind: "http".into(),
             device: config.base.to_string(),
             details,
         };
-        let reactor = Reactor::start(clock.clone(), listed.address)
+        let tls = config.tls.clone().filter(|_| config.is_encrypted());
+        let server = Server {
+            address: listed.address,
+            tls: tls.map(|tls| (tls, config.host().to_owned())),
+        };
+        let reactor = Reactor::start(clock.clone(), server)
             .map_err(|error| connect_failure(&config.base, &error))?;
         let started_ns = clock.monotonic_ns(clock.now());
         Ok(Self {
@@ -150,11 +185,6 @@ impl HttpBackend {
             stack,
             info,
         })
-    }
-
-    /// What answers there.
-    pub fn stack(&self) -> Stack {
-        self.stack
     }
 }
 
@@ -187,6 +217,10 @@ impl Backend for HttpBackend {
 
     fn delivery_delay(&self) -> Nanos {
         reactor::LONGEST_HOLD
+    }
+
+    fn metrics_page(&self) -> Option<MetricsPage> {
+        MetricsPage::of(&self.config, self.stack).ok()
     }
 
     fn submit(&self, request: Request) -> TokenStream {
@@ -241,6 +275,8 @@ fn head(config: &HttpConfig, method: &str, path: &str) -> Result<String, Failure
 /// What a server says of itself.
 struct Listed {
     address: SocketAddr,
+    /// Version and cipher suite.
+    tls: Option<String>,
     server: Option<String>,
     models: Vec<String>,
     /// Who owns the first model.
@@ -268,53 +304,31 @@ fn connect_failure(base: &Uri, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(FailureCause::Connect, format!("{authority}: {error}"))
 }
 
-/// Asks each address of the server in turn until one answers.
+/// Asks the server what it has, on a thread of its own.
 async fn list_models(config: &HttpConfig) -> Result<Listed, Failure> {
-    let base = &config.base;
-    let host = base.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let port = base.port_u16().unwrap_or(80);
-    let found = lookup_host((host, port)).await;
-    let mut failure = connect_failure(base, &"the name has no address");
-    for address in found.map_err(|error| connect_failure(base, &error))? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return ask_for_models(config, stream, address).await,
-            Err(error) => failure = connect_failure(base, &error),
-        }
-    }
-    Err(failure)
+    let place = config.place()?;
+    let request = format!(
+        "{}Connection: close\r\n\r\n",
+        head(config, "GET", "/models")?
+    );
+    let (answer, answered) = oneshot::channel();
+    let ask = move || drop(answer.send(get::get(&place, &request)));
+    let started = std::thread::Builder::new().name("models".into()).spawn(ask);
+    started.map_err(|error| connect_failure(&config.base, &error))?;
+    let page = answered.await;
+    read_models(
+        config,
+        page.map_err(|error| connect_failure(&config.base, &error))??,
+    )
 }
 
-async fn ask_for_models(
-    config: &HttpConfig,
-    mut stream: TcpStream,
-    address: SocketAddr,
-) -> Result<Listed, Failure> {
-    const BODY_LIMIT: usize = 1 << 20;
-    let head = head(config, "GET", "/models")?;
-    let request = format!("{head}Connection: close\r\n\r\n");
-    let (mut wire, mut answered, mut body) = (WireReader::default(), None, Vec::new());
-    let mut whole = false;
-    let reset = |error: std::io::Error| Failure::new(FailureCause::Reset, error.to_string());
-    stream.write_all(request.as_bytes()).await.map_err(reset)?;
-    let mut buffer = vec![0; 16 << 10];
-    while !whole && body.len() < BODY_LIMIT {
-        let count = stream.read(&mut buffer).await.map_err(reset)?;
-        if count == 0 {
-            whole = wire.close();
-            break;
-        }
-        let read = wire.read(&buffer[..count], |part| match part {
-            Part::Head(head) => answered = Some(head),
-            Part::Body(bytes) => body.extend_from_slice(bytes),
-            Part::End => whole = true,
-        });
-        read.map_err(|error| Failure::new(FailureCause::BadStream, error.to_string()))?;
-    }
-    let Some(head) = answered.filter(|_| whole) else {
-        let message = "GET /models: the server closed the connection in mid-answer";
-        return Err(Failure::new(FailureCause::Reset, message));
-    };
+fn read_models(config: &HttpConfig, page: Page) -> Result<Listed, Failure> {
+    let Page {
+        head,
+        body,
+        address,
+        tls,
+    } = page;
     let text = String::from_utf8_lossy(&body);
     let unnamed = config.model.is_empty();
     // A server need not list its models if the user names one; but a key it refuses is refused.
@@ -339,6 +353,7 @@ async fn ask_for_models(
     let owner = listed["data"][0]["owned_by"].as_str();
     Ok(Listed {
         address,
+        tls,
         server: head.server,
         models,
         owner: owner.map(ToOwned::to_owned),

@@ -5,6 +5,9 @@
 //! Events are handed over when an answer ends, and now and then before, since waking the readers
 //! for every token would take the processor from the sockets; instants are in the events.
 //!
+//! With TLS a read is stamped before it is decrypted, which is part of parsing; a request is stamped
+//! before it is encrypted.
+//!
 //! Invariants: instants are taken right after the read, or right before the first write; reads of
 //! one connection are parsed in their order; every request ends in exactly one last event, or its
 //! stream was dropped. Connections are kept and reused, never shared by two requests at a time;
@@ -12,7 +15,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +32,8 @@ use crate::clock::{Clock, Nanos};
 use crate::contract::{Delivery, Event, EventKind, Failure, FailureCause};
 
 use super::answer::{AnswerReader, Connection as Then};
+use super::link::Link;
+use super::tls::{self, TlsClient};
 
 const WAKE: Token = Token(0);
 const ALARM: Token = Token(1);
@@ -68,6 +73,27 @@ enum Command {
     Warm(usize),
 }
 
+/// Who is connected to.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) address: SocketAddr,
+    /// With TLS: how, and the name that the server has to have.
+    pub(super) tls: Option<(TlsClient, String)>,
+}
+
+impl Server {
+    /// Begins a connection.
+    fn connect(&self) -> io::Result<Link> {
+        let stream = TcpStream::connect(self.address)?;
+        stream.set_nodelay(true)?;
+        let tls = self.tls.as_ref().map(|(tls, name)| tls.connection(name));
+        Ok(Link::new(
+            stream,
+            tls.transpose().map_err(io::Error::other)?,
+        ))
+    }
+}
+
 /// Counts of connections.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -89,7 +115,7 @@ pub(super) struct Reactor {
 
 impl Reactor {
     /// Starts the thread for one server.
-    pub(super) fn start(clock: Clock, server: SocketAddr) -> io::Result<Self> {
+    pub(super) fn start(clock: Clock, server: Server) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let alarm = Alarm::new(poll.registry(), ALARM, clock.clone())?;
@@ -106,6 +132,7 @@ impl Reactor {
             next_serial: 0,
             unparsed: VecDeque::new(),
             arena: Vec::new(),
+            plain: Vec::new(),
             scratch: vec![0; 64 << 10],
             tend_next: 0,
             tend_at: Nanos::ZERO,
@@ -154,7 +181,7 @@ impl Drop for Reactor {
 struct Sockets {
     poll: Poll,
     clock: Clock,
-    server: SocketAddr,
+    server: Server,
     counts: Arc<Counts>,
     connections: Slab<Connection>,
     /// Keys of connections without a request; the last one used is used first.
@@ -164,6 +191,8 @@ struct Sockets {
     unparsed: VecDeque<Unparsed>,
     /// Bytes of what is not parsed yet.
     arena: Vec<u8>,
+    /// What one read says, decrypted.
+    plain: Vec<u8>,
     scratch: Vec<u8>,
     tend_next: usize,
     tend_at: Nanos,
@@ -193,13 +222,20 @@ impl Ord for Due {
 }
 
 struct Connection {
-    stream: TcpStream,
+    link: Link,
     /// Tells it from others that had its key before.
     serial: u64,
-    connected: bool,
-    out: Vec<u8>,
-    written: usize,
+    state: State,
     request: Option<InFlight>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Connecting,
+    /// The handshake of TLS goes on.
+    ShakingHands,
+    /// It can carry a request.
+    Open,
 }
 
 /// A request and what has come of it.
@@ -334,35 +370,32 @@ impl Sockets {
             delivery,
             since: at,
         });
-        connection.out = bytes;
-        connection.written = 0;
-        if connection.connected {
-            connection.write();
+        connection.link.put(bytes);
+        if connection.state == State::Open {
+            connection.link.write();
         }
     }
 
     fn connect(&mut self) -> io::Result<usize> {
-        let mut stream = TcpStream::connect(self.server)?;
-        stream.set_nodelay(true)?;
+        let mut link = self.server.connect()?;
         let serial = self.serial();
         let entry = self.connections.vacant_entry();
         let key = entry.key();
         let token = Token(key + FIRST_CONNECTION);
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, token, both)?;
+        let registry = self.poll.registry();
+        registry.register(&mut link.stream, token, both)?;
         entry.insert(Connection {
-            stream,
+            link,
             serial,
-            connected: false,
-            out: Vec::new(),
-            written: 0,
+            state: State::Connecting,
             request: None,
         });
         Ok(key)
     }
 
     fn connect_failure(&self, error: &io::Error) -> Failure {
-        let message = format!("{}: {error}", self.server);
+        let message = format!("{}: {error}", self.server.address);
         Failure::new(FailureCause::Connect, message)
     }
 
@@ -370,8 +403,8 @@ impl Sockets {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if !connection.connected {
-            match connection.is_connected() {
+        if connection.state == State::Connecting {
+            match connection.link.is_connected() {
                 Ok(false) => return,
                 Ok(true) => self.connected(key),
                 Err(error) => {
@@ -380,7 +413,7 @@ impl Sockets {
                 }
             }
         } else if ready.is_writable() {
-            connection.write();
+            connection.link.write();
         }
         if ready.is_readable() || ready.is_read_closed() || ready.is_error() {
             self.read(key, ready.is_read_closed() || ready.is_error());
@@ -388,15 +421,28 @@ impl Sockets {
     }
 
     fn connected(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        if connection.link.is_sealed() {
+            connection.state = State::ShakingHands;
+            connection.link.write();
+        } else {
+            self.opened(key);
+        }
+    }
+
+    /// A connection can be used.
+    fn opened(&mut self, key: usize) {
         let open = self.connections.len() as u64;
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        connection.connected = true;
+        connection.state = State::Open;
         self.counts.made.fetch_add(1, Ordering::Relaxed);
         self.counts.peak.fetch_max(open, Ordering::Relaxed);
         if connection.request.is_some() {
-            connection.write();
+            connection.link.write();
         } else {
             self.counts.ahead.fetch_add(1, Ordering::Relaxed);
             self.idle.push(key);
@@ -418,13 +464,13 @@ impl Sockets {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
-        if connection.request.is_none() {
-            // Nothing was asked on it, so this is its end.
+        if connection.request.is_none() && !connection.link.is_sealed() {
+            // Nothing was asked on it, so this is its end; TLS has things of its own to say.
             drop(self.remove(key));
             return;
         }
         loop {
-            let read = connection.stream.read(&mut self.scratch);
+            let read = connection.link.read(&mut self.scratch);
             let at = self.clock.now();
             let what = match read {
                 Ok(0) => ReadResult::End(None),
@@ -437,6 +483,10 @@ impl Sockets {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => ReadResult::End(Some(error)),
             };
+            if connection.request.is_none() && matches!(what, ReadResult::End(_)) {
+                drop(self.remove(key));
+                return;
+            }
             // A short read leaves nothing behind, unless the end is waiting there.
             let more = match &what {
                 ReadResult::Bytes(bytes) => to_the_end || bytes.len() == self.scratch.len(),
@@ -467,10 +517,28 @@ impl Sockets {
         let connection = self.connections.get_mut(key);
         if let Some(connection) = connection.filter(|connection| connection.serial == serial) {
             let then = match what {
+                ReadResult::Bytes(bytes) if connection.link.is_sealed() => {
+                    self.plain.clear();
+                    let name = self
+                        .server
+                        .tls
+                        .as_ref()
+                        .map_or("", |(_, name)| name.as_str());
+                    connection.take_sealed(at, &self.arena[bytes], &mut self.plain, name)
+                }
                 ReadResult::Bytes(bytes) => connection.take(at, &self.arena[bytes]),
+                ReadResult::End(None) if connection.link.is_sealed() => {
+                    // TLS has an end of its own; without it something may be missing.
+                    let message = "the server closed the connection without ending TLS";
+                    let error = io::Error::new(io::ErrorKind::UnexpectedEof, message);
+                    connection.end(at, Some(&error))
+                }
                 ReadResult::End(error) => connection.end(at, error.as_ref()),
             };
+            let shook = connection.state == State::ShakingHands;
+            let opens = shook && !connection.link.is_shaking_hands();
             match then {
+                Then::Read if opens => self.opened(key),
                 Then::Read => {}
                 // What has come since can only be its end.
                 Then::Keep if !self.unparsed.iter().any(|next| next.key == key) => {
@@ -489,7 +557,8 @@ impl Sockets {
         if connection.request.is_none() {
             self.idle.retain(|&idle| idle != key);
         }
-        drop(self.poll.registry().deregister(&mut connection.stream));
+        let registry = self.poll.registry();
+        drop(registry.deregister(&mut connection.link.stream));
         Some(connection)
     }
 
@@ -524,29 +593,29 @@ impl Sockets {
 }
 
 impl Connection {
-    fn is_connected(&self) -> io::Result<bool> {
-        if let Some(error) = self.stream.take_error()? {
-            return Err(error);
-        }
-        match self.stream.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Writes what it can. An error shows in the next read, after what the server had said.
-    fn write(&mut self) {
-        while self.written < self.out.len() {
-            match self.stream.write(&self.out[self.written..]) {
-                Ok(count) => self.written += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => break,
+    /// Takes a read of TLS.
+    fn take_sealed(&mut self, at: Nanos, sealed: &[u8], plain: &mut Vec<u8>, name: &str) -> Then {
+        let unsealed = self.link.unseal(sealed, plain);
+        // What came before the end, or before a fault, counts.
+        let then = if plain.is_empty() {
+            Then::Read
+        } else {
+            self.take(at, plain)
+        };
+        match unsealed {
+            Ok(false) => then,
+            _ if then != Then::Read => Then::Close,
+            Ok(true) => self.end(at, None),
+            Err(error) => {
+                let failure = Failure::new(FailureCause::Connect, tls::words(&error, name));
+                if let Some(request) = &mut self.request {
+                    let kind = EventKind::Failed(failure);
+                    request.held.push(Event { at, kind });
+                    request.hand_over();
+                }
+                Then::Close
             }
         }
-        self.out = Vec::new();
-        self.written = 0;
     }
 
     /// Takes a read.
@@ -572,7 +641,7 @@ impl Connection {
         if then == Then::Keep {
             self.request = None;
             // A server that answers before it has read all cannot be asked again.
-            if self.written < self.out.len() {
+            if self.link.is_behind() {
                 return Then::Close;
             }
         }

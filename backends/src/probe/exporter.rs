@@ -14,6 +14,7 @@ use super::{
     UnitSample, Vendor, Wanted, share_power,
 };
 use crate::clock::monotonic_now_ns;
+use crate::prometheus::Metric;
 
 const LIMIT: Duration = Duration::from_secs(2);
 const MOST_BYTES: u64 = 16 << 20;
@@ -215,63 +216,6 @@ fn is_named(kind: Kind, metric: &str, name: &str) -> bool {
     prefix.is_some_and(|prefix| {
         prefix.is_empty() || kind == Kind::MluExporter && matches!(prefix, "mlu_" | "cambricon_")
     })
-}
-
-/// One line of the text format.
-#[derive(Debug, PartialEq)]
-struct Metric {
-    name: String,
-    labels: BTreeMap<String, String>,
-    value: f64,
-}
-
-impl Metric {
-    fn parse(line: &str) -> Option<Self> {
-        let line = line.trim();
-        if line.starts_with('#') {
-            return None;
-        }
-        let (name, labels, rest) = if let Some((name, rest)) = line.split_once('{') {
-            let (labels, rest) = labels(rest)?;
-            (name, labels, rest)
-        } else {
-            let (name, rest) = line.split_once(char::is_whitespace)?;
-            (name, BTreeMap::new(), rest)
-        };
-        Some(Self {
-            name: name.trim().to_owned(),
-            labels,
-            value: rest.split_whitespace().next()?.parse().ok()?,
-        })
-    }
-}
-
-/// Labels up to the closing brace, and what follows it.
-fn labels(text: &str) -> Option<(BTreeMap<String, String>, &str)> {
-    let mut found = BTreeMap::new();
-    let mut rest = text.trim_start();
-    loop {
-        if let Some(after) = rest.strip_prefix('}') {
-            return Some((found, after));
-        }
-        let (name, after) = rest.split_once('=')?;
-        let mut value = String::new();
-        let quoted = after.trim_start().strip_prefix('"')?;
-        let mut characters = quoted.char_indices();
-        let end = loop {
-            match characters.next()? {
-                (at, '"') => break at,
-                (_, '\\') => match characters.next()?.1 {
-                    'n' => value.push('\n'),
-                    other => value.push(other),
-                },
-                (_, other) => value.push(other),
-            }
-        };
-        found.insert(name.trim().to_owned(), value);
-        rest = quoted[end + 1..].trim_start();
-        rest = rest.strip_prefix(',').unwrap_or(rest).trim_start();
-    }
 }
 
 #[derive(Debug)]

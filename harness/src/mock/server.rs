@@ -440,10 +440,7 @@ impl Server {
         if has_role && !answer.role_is_due {
             self.out.clear();
             self.out.extend_from_slice(STREAM_HEAD);
-            let writer = EventWriter {
-                config: &self.config,
-                request: number as u64,
-            };
+            let writer = EventWriter::new(&self.config, number);
             writer.role(&mut self.out);
             answer.head_is_out = true;
             then = connection.write(&self.out);
@@ -517,10 +514,7 @@ impl Server {
             self.out = stream::whole(answer.number as u64, tokens, answer.counts);
         } else {
             answer.head(&mut self.out);
-            let writer = EventWriter {
-                config: &self.config,
-                request: answer.number as u64,
-            };
+            let writer = EventWriter::new(&self.config, answer.number);
             let content = Content {
                 first_token: answer.next as u64 * u64::from(self.config.chunk_tokens),
                 tokens,

@@ -26,9 +26,9 @@ Transfer-Encoding: chunked\r\n\r\n";
 /// Writes the events of one answer.
 #[derive(Debug)]
 pub(super) struct EventWriter<'a> {
-    pub(super) config: &'a MockConfig,
+    config: &'a MockConfig,
     /// Number of the request.
-    pub(super) request: u64,
+    request: u64,
 }
 
 /// A chunk of content.
@@ -57,7 +57,14 @@ pub(super) struct End {
     pub(super) done: bool,
 }
 
-impl EventWriter<'_> {
+impl<'a> EventWriter<'a> {
+    pub(super) fn new(config: &'a MockConfig, request: usize) -> Self {
+        Self {
+            config,
+            request: request as u64,
+        }
+    }
+
     /// The chunk that says who speaks.
     pub(super) fn role(&self, out: &mut Vec<u8>) {
         self.choice(out, r#"{"role":"assistant","content":""}"#, "null", "");

@@ -14,7 +14,10 @@ mod overload;
 mod page;
 mod plugin;
 mod runs;
+#[path = "../../../backends/tests/it/sealed.rs"]
+mod sealed;
 mod serve;
 mod served;
 mod server;
+mod targets;
 mod tidy;

@@ -101,7 +101,7 @@ impl Series {
                 ttft_max_s: (!second.ttft.is_empty()).then(|| seconds(second.ttft_max_ns)),
                 itl_p50_s: capped(&second.itl, Quantile::P50, second.itl_max_ns),
                 itl_p99_s: capped(&second.itl, Quantile::P99, second.itl_max_ns),
-                power_w: None,
+                ..SecondPoint::default()
             }
         };
         (0..=last).map(point).collect()

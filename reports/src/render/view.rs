@@ -10,7 +10,7 @@ use crate::stats::thousands;
 use crate::validity::Verdict;
 
 use super::format::{duration, duration_interval, interval, significant};
-use super::{energy, sections};
+use super::{energy, sections, server_metrics};
 
 /// A figure with what belongs to it.
 #[derive(Debug, Clone, Serialize)]
@@ -123,6 +123,7 @@ impl<'a> View<'a> {
                 Some(sections::cost(report)),
                 sections::cost_over_the_day(report),
                 energy::section(report),
+                server_metrics::section(report),
                 Some(sections::outcomes(report)),
                 Some(sections::workload(report)),
                 Some(sections::client_error(report)),

@@ -166,6 +166,7 @@ pub(crate) fn report(story: Story, name: &str) -> Report {
         workload: workload(records.len() as u64),
         validity,
         client_error,
+        server_metrics: None,
         device_time: Some(DEVICE_TIME),
         cost: Some(priced(&found.summary, "nvidia-h100-sxm", 1)),
         summary: found.summary,

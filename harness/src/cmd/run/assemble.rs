@@ -7,9 +7,11 @@ use std::collections::BTreeMap;
 
 use reports::Measurements;
 use reports::cost::{self, Measured, Priced};
+use reports::energy::Span;
 use reports::schema::{
     ClientError, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
 };
+use reports::server_metrics;
 use reports::validity::{
     self, Completion, Evenness, Inputs, LoadKind as AssessedLoad, OutputLength, assess,
 };
@@ -18,11 +20,71 @@ use super::measure::Outcome;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
 use crate::prices;
 use crate::target::{Server, Target};
+use crate::warm_up;
 
 pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) -> Report {
     let measured = &outcome.recorded.measurements;
     let client_error = client_error(plan, outcome, measured);
-    let (validity, mut warnings) = assess(Inputs {
+    let (validity, mut warnings) = assess(inputs(plan, outcome, measured, &client_error));
+    warnings.extend(own_warnings(plan, measured));
+    warnings.extend(warm_up::warning(&outcome.warmed));
+    let price = price(plan, outcome, &mut warnings);
+    let start_ns = outcome.monotonic_start_ns.unwrap_or_default();
+    let watch = &outcome.watch;
+    let energy = watch.energy(start_ns, outcome.window, &measured.summary);
+    warnings.extend(watch.warnings(energy.as_ref()));
+    let mut series = measured.series.clone();
+    watch.fill_series(start_ns, outcome.window, &mut series);
+    let server_metrics = outcome.scraped.as_ref().map(|scraped| {
+        server_metrics::fill_series(scraped, start_ns, &mut series);
+        let span = Span {
+            start_ns: start_ns + outcome.window.start_ns,
+            end_ns: start_ns + outcome.window.end_ns,
+        };
+        server_metrics::summarise(scraped, span)
+    });
+    let others = server_metrics.as_ref();
+    warnings.extend(others.and_then(|told| server_metrics::warning(told, &measured.summary)));
+    let mut report = Report {
+        schema_version: SCHEMA_VERSION,
+        run: run_info(plan, outcome),
+        target: TargetInfo {
+            name: plan.target.to_string(),
+            kind: outcome.system.kind.clone(),
+            device: outcome.system.device.clone(),
+            virtual_time: outcome.timers_s.is_none(),
+            details: target_details(plan, outcome),
+        },
+        model: model_info(plan, model, outcome),
+        workload: workload_info(plan, outcome),
+        validity,
+        client_error,
+        summary: measured.summary.clone(),
+        histograms: measured.histograms.clone(),
+        series,
+        energy,
+        server_metrics,
+        device_time: outcome.device_time,
+        cost: None,
+        warnings,
+    };
+    if let Some(priced) = &price {
+        match cost::price(&Measured::of(&report), priced) {
+            Ok(cost) => report.cost = Some(cost),
+            Err(error) => report.warnings.push(format!("no cost: {error}")),
+        }
+    }
+    report
+}
+
+/// What the verdict goes by.
+fn inputs<'a>(
+    plan: &Plan,
+    outcome: &'a Outcome,
+    measured: &'a Measurements,
+    client_error: &'a ClientError,
+) -> Inputs<'a> {
+    Inputs {
         completion: if outcome.interrupted {
             Completion::Interrupted
         } else {
@@ -48,49 +110,12 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
             OutputLength::UpTo
         },
         summary: &measured.summary,
-        client_error: &client_error,
+        client_error,
         series: &measured.series,
         ttft_p50_any_s: measured.ttft_p50_any_s,
         length_mismatches: measured.length_mismatches,
         lost_conversations: outcome.lost_conversations,
-    });
-    warnings.extend(own_warnings(plan, measured));
-    let price = price(plan, outcome, &mut warnings);
-    let start_ns = outcome.monotonic_start_ns.unwrap_or_default();
-    let watch = &outcome.watch;
-    let energy = watch.energy(start_ns, outcome.window, &measured.summary);
-    warnings.extend(watch.warnings(energy.as_ref()));
-    let mut series = measured.series.clone();
-    watch.fill_series(start_ns, outcome.window, &mut series);
-    let mut report = Report {
-        schema_version: SCHEMA_VERSION,
-        run: run_info(plan, outcome),
-        target: TargetInfo {
-            name: plan.target.to_string(),
-            kind: outcome.system.kind.clone(),
-            device: outcome.system.device.clone(),
-            virtual_time: outcome.timers_s.is_none(),
-            details: target_details(plan, outcome),
-        },
-        model: model_info(plan, model, outcome),
-        workload: workload_info(plan, outcome),
-        validity,
-        client_error,
-        summary: measured.summary.clone(),
-        histograms: measured.histograms.clone(),
-        series,
-        energy,
-        device_time: outcome.device_time,
-        cost: None,
-        warnings,
-    };
-    if let Some(priced) = &price {
-        match cost::price(&Measured::of(&report), priced) {
-            Ok(cost) => report.cost = Some(cost),
-            Err(error) => report.warnings.push(format!("no cost: {error}")),
-        }
     }
-    report
 }
 
 fn client_error(plan: &Plan, outcome: &Outcome, measured: &Measurements) -> ClientError {
@@ -183,6 +208,12 @@ fn own_warnings(plan: &Plan, measured: &Measurements) -> Vec<String> {
             .to_owned(),
         );
     }
+    if plan.scenario.tls_insecure == Some(true) {
+        warnings.push(
+            "the server's certificate was not checked (--tls-insecure): it may be any server"
+                .to_owned(),
+        );
+    }
     if measured.clamped_values > 0 {
         let count = measured.clamped_values;
         warnings.push(format!(
@@ -209,6 +240,12 @@ fn run_info(plan: &Plan, outcome: &Outcome) -> RunInfo {
         ),
         ("drain_s".to_owned(), plan.drain_s.to_string()),
     ]);
+    if !outcome.warmed.is_empty() {
+        environment.insert(
+            "warm_up_batches".to_owned(),
+            warm_up::words(&outcome.warmed),
+        );
+    }
     if let Some(start_ns) = outcome.monotonic_start_ns {
         environment.insert("monotonic_start_ns".to_owned(), start_ns.to_string());
     }

@@ -12,6 +12,7 @@ use backends::{Backend, Clock, Nanos};
 use models::ChatTokenizer;
 use reports::preflight::Preflight;
 use reports::schema::{DeviceTime, RealisedWorkload};
+use reports::server_metrics::Scraped;
 use reports::{Accumulator, Window};
 use tokio::sync::watch;
 
@@ -22,8 +23,10 @@ use crate::plan::{LoadKind, Plan};
 use crate::preflight::{self, Pressure};
 use crate::progress;
 use crate::recorder::{Recorded, Recorder, refold};
+use crate::scrape::Scraper;
 use crate::target::{self, Served, Target};
 use crate::telemetry::{self, Watch};
+use crate::warm_up::{self, Warmed};
 use crate::workload::rate::RateCurve;
 use crate::workload::schedule::{OpenLoad, Pace, Requested, Schedule};
 use crate::workload::source::SessionSource;
@@ -59,6 +62,10 @@ pub(super) struct Outcome {
     pub(super) device_time: Option<DeviceTime>,
     /// What devices on this host drew.
     pub(super) watch: Watch,
+    /// What the server told about itself.
+    pub(super) scraped: Option<Scraped>,
+    /// Batches before the run.
+    pub(super) warmed: Vec<Warmed>,
     /// By the calendar; virtual runs begin at the epoch.
     pub(super) started: jiff::Timestamp,
     /// The same.
@@ -84,7 +91,9 @@ pub(super) async fn measure(
     let preflight = own_error(plan, pressure, clock, &tokenizer).await?;
     backend.prepare(preflight::connections(pressure));
     let mut window = window(plan.warmup_s, prepared.end_s);
+    let warmed = warm_up(plan, &backend, pressure).await;
     let (timers_s, watch) = before_the_load(plan, clock).await?;
+    let scraper = scraper(plan, &backend);
     let started = timestamp(clock, jiff::Timestamp::now());
     let started_ns = u64::try_from(started.as_nanosecond()).unwrap_or_default();
     let accumulator = |window| Accumulator::new(window, plan.slo).with_run_start(started_ns);
@@ -93,17 +102,7 @@ pub(super) async fn measure(
     let recorder = Recorder::create(&path, accumulator(window)).with_context(place)?;
     let start = clock.now();
     let end = Nanos(window.end_ns);
-    let load = LoadPlan {
-        load: prepared.load,
-        start,
-        end,
-        drain_end: end.plus(Nanos::from_secs_f64(plan.drain_s)),
-        sampling: plan.sampling,
-        ignore_eos: plan.ignore_eos,
-        tokenizer_kind: plan.tokenizer,
-        think_scale: plan.workload.think_scale(),
-        max_requests: plan.max_requests,
-    };
+    let load = load_plan(plan, prepared.load, start, end);
     let driven = Driven {
         backend: &backend,
         source,
@@ -113,6 +112,7 @@ pub(super) async fn measure(
     };
     let steps = Steps::watch(&backend, start, window);
     let (ended, interrupted, cpu_cores_used) = drive(driven, load, &recorder).await;
+    let scraped = scraper.map(Scraper::finish);
     let watch = watch
         .finish(clock, start.plus(ended.load_end.unwrap_or(end)))
         .await;
@@ -138,10 +138,50 @@ pub(super) async fn measure(
         cpu_cores_used,
         device_time,
         watch,
+        scraped,
+        warmed,
         monotonic_start_ns: timers_s.map(|_| clock.monotonic_ns(start)),
         started,
         ended: timestamp(clock, jiff::Timestamp::now()),
     })
+}
+
+fn load_plan(plan: &Plan, load: Load, start: Nanos, end: Nanos) -> LoadPlan {
+    LoadPlan {
+        load,
+        start,
+        end,
+        drain_end: end.plus(Nanos::from_secs_f64(plan.drain_s)),
+        sampling: plan.sampling,
+        ignore_eos: plan.ignore_eos,
+        tokenizer_kind: plan.tokenizer,
+        think_scale: plan.workload.think_scale(),
+        max_requests: plan.max_requests,
+    }
+}
+
+/// Batches that a server may have to prepare for, out of the measurement.
+async fn warm_up(plan: &Plan, backend: &Arc<dyn Backend>, pressure: Pressure) -> Vec<Warmed> {
+    let Target::Http(server) = &plan.target else {
+        return Vec::new();
+    };
+    let at_once = preflight::connections(pressure);
+    let sizes = plan.warm_up_batches.sizes(server.vendor.is_some(), at_once);
+    if sizes.is_empty() {
+        return Vec::new();
+    }
+    let words: Vec<String> = sizes.iter().map(u32::to_string).collect();
+    note(&format!(
+        "warming up with batches of {} …",
+        words.join(", ")
+    ));
+    warm_up::run(backend, &sizes).await
+}
+
+/// The reader of the server's own metrics, where there may be any and they are wanted.
+fn scraper(plan: &Plan, backend: &Arc<dyn Backend>) -> Option<Scraper> {
+    let page = backend.metrics_page().filter(|_| plan.scrape)?;
+    Scraper::start(page, backend.clock()).ok()
 }
 
 /// How late timers are, and what idle devices draw; neither is there in virtual time.
