@@ -1,8 +1,8 @@
 //! TLS of the client: whom it trusts, who it is, and what a failure means.
 //!
 //! Invariants: a certificate that cannot be checked ends the connection, unless the user wanted
-//! none checked, which the report then says; no key and no certificate is ever shown, only where it was
-//! read. HTTP/1.1 is all that is offered (ALPN). It does no input or output but for its files.
+//! none checked, which the report then says; no key and no certificate is ever shown, only where it
+//! was read. HTTP/1.1 is all that is offered (ALPN). It does no input or output but for its files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
