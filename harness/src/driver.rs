@@ -487,8 +487,8 @@ impl Answer {
         self.record.error = error;
     }
 
-    /// Counts the tokens, now that no instant is being taken. An engine's tokens are known; those of
-    /// a server are its own count, else the text's, spread over the events by their length.
+    /// Counts the tokens, now that no instant is being taken. An engine's tokens are known; those
+    /// of a server are its own count, else the text's, spread over the events by their length.
     fn settle(&mut self, tokenizer: &ChatTokenizer, kind: TokenizerKind) {
         let record = &mut self.record;
         if record.outcome == Outcome::Ok && record.chunk_ns.is_empty() {

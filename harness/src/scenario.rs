@@ -13,19 +13,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    /// What to measure: cpu, cuda:N (in a build with `cuda`), http://HOST:PORT/v1, ascend=http://… or cambricon=http://… for a server on devices of that maker, plugin:FILE, sim:DEVICE [default: cpu]
+    /// What to measure: cpu, cuda:N (in a build with `cuda`), http://HOST:PORT/v1, ascend=http://…
+    /// or cambricon=http://… for a server on devices of that maker, plugin:FILE, sim:DEVICE
+    /// [default: cpu]
     #[arg(long, value_name = "T")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// Model: ref-135m, ref-tiny, smollm2-135m-instruct or a path ending in .gguf; for a server also its own name for one [default: ref-135m]
+    /// Model: ref-135m, ref-tiny, smollm2-135m-instruct or a path ending in .gguf; for a server
+    /// also its own name for one [default: ref-135m]
     #[arg(long, value_name = "M")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// Workload: smoke, doubao-chat, doubao-chat-8k, doubao-chat-lite, doubao-peak-hour, doubao-day, burst, long-context, random:IN/OUT, a trace (mooncake:FILE, azure:FILE, burstgpt:FILE, bailian:FILE, sharegpt:FILE), or a .toml or .json file [default: smoke]
+    /// Workload: smoke, doubao-chat, doubao-chat-8k, doubao-chat-lite, doubao-peak-hour,
+    /// doubao-day, burst, long-context, random:IN/OUT, a trace (mooncake:FILE, azure:FILE,
+    /// burstgpt:FILE, bailian:FILE, sharegpt:FILE), or a .toml or .json file [default: smoke]
     #[arg(long, value_name = "W")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workload: Option<String>,
-    /// Open loop: requests per second, sent at their instants whatever the target does [default: the workload's]
+    /// Open loop: requests per second, sent at their instants whatever the target does [default:
+    /// the workload's]
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
@@ -33,7 +39,8 @@ pub struct Scenario {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub users: Option<i64>,
-    /// Process of session arrivals: poisson, constant, gamma:CV, or a trace's own instants: trace [default: the workload's]
+    /// Process of session arrivals: poisson, constant, gamma:CV, or a trace's own instants: trace
+    /// [default: the workload's]
     #[arg(long, value_name = "A")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arrivals: Option<String>,
@@ -61,7 +68,8 @@ pub struct Scenario {
     #[arg(long, value_name = "LIMITS")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slo: Option<String>,
-    /// Price sheet: a file, or rental, china, us, malaysia, thailand (see `prices`) [default: rental]
+    /// Price sheet: a file, or rental, china, us, malaysia, thailand (see `prices`) [default:
+    /// rental]
     #[arg(long, value_name = "SHEET")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<PathBuf>,
@@ -69,7 +77,8 @@ pub struct Scenario {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_device: Option<String>,
-    /// Devices, or vCPUs, that the price is multiplied by [default: 1 device, or the vCPUs of this host]
+    /// Devices, or vCPUs, that the price is multiplied by [default: 1 device, or the vCPUs of this
+    /// host]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_units: Option<i64>,
@@ -81,11 +90,13 @@ pub struct Scenario {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_scale: Option<f64>,
-    /// Part of a trace, or of a workload's day, in its own time: FROM..TO, such as 10m..30m or 20h..21h
+    /// Part of a trace, or of a workload's day, in its own time: FROM..TO, such as 10m..30m or
+    /// 20h..21h
     #[arg(long, value_name = "FROM..TO")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<String>,
-    /// Tokens of a request at most: generated histories are cut to fit, requests of a trace left out, both counted [default: the workload's, or the model's for a trace]
+    /// Tokens of a request at most: generated histories are cut to fit, requests of a trace left
+    /// out, both counted [default: the workload's, or the model's for a trace]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context_limit: Option<i64>,
@@ -93,7 +104,8 @@ pub struct Scenario {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Engine: memory for keys and values [default: 1GiB, at most a quarter of the memory; on a GPU what is free, less a tenth]
+    /// Engine: memory for keys and values [default: 1GiB, at most a quarter of the memory; on a GPU
+    /// what is free, less a tenth]
     #[arg(long, value_name = "SIZE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kv_memory: Option<String>,
@@ -133,7 +145,9 @@ pub struct Scenario {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub served_model: Option<String>,
-    /// Server: its software, which decides what a request may carry and where it tells about itself: auto, openai, vllm, sglang, mindie, xllm, lmdeploy, tgi [default: auto, by what it says; else mindie for ascend=, vllm for cambricon=]
+    /// Server: its software, which decides what a request may carry and where it tells about
+    /// itself: auto, openai, vllm, sglang, mindie, xllm, lmdeploy, tgi [default: auto, by what it
+    /// says; else mindie for ascend=, vllm for cambricon=]
     #[arg(long, value_name = "STACK")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
@@ -145,7 +159,8 @@ pub struct Scenario {
     #[arg(long, value_name = "VAR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
-    /// Server: file with the authorities (PEM) that may have signed its certificate [default: the system's]
+    /// Server: file with the authorities (PEM) that may have signed its certificate [default: the
+    /// system's]
     #[arg(long, value_name = "FILE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_ca: Option<PathBuf>,
@@ -161,15 +176,19 @@ pub struct Scenario {
     #[arg(long, num_args = 0, default_missing_value = "true")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_insecure: Option<bool>,
-    /// Telemetry of devices on this host: auto, none, or a probe that `weighbridge devices` lists, such as nvml, dcmi:0,1, cndev or rapl [default: auto]
+    /// Telemetry of devices on this host: auto, none, or a probe that `weighbridge devices` lists,
+    /// such as nvml, dcmi:0,1, cndev or rapl [default: auto]
     #[arg(long, value_name = "PROBE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probe: Option<String>,
-    /// Server: batches of short requests before the run, for servers that compile or capture something for each size: sizes such as 1,2,4,8, none, or auto [default: auto, powers of two up to what the load needs at once, for ascend= and cambricon=]
+    /// Server: batches of short requests before the run, for servers that compile or capture
+    /// something for each size: sizes such as 1,2,4,8, none, or auto [default: auto, powers of two
+    /// up to what the load needs at once, for ascend= and cambricon=]
     #[arg(long, value_name = "SIZES")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warm_up_batches: Option<String>,
-    /// Server: address of its own metrics [default: /metrics beside its API; for mindie port 1027 first]
+    /// Server: address of its own metrics [default: /metrics beside its API; for mindie port 1027
+    /// first]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_url: Option<String>,

@@ -198,8 +198,8 @@ fn is_this_host(base: &str) -> bool {
 }
 
 impl Watch {
-    /// Ends it, at `until` at the earliest: the last answer may have come before the window is over,
-    /// and the devices go on drawing power.
+    /// Ends it, at `until` at the earliest: the last answer may have come before the window is
+    /// over, and the devices go on drawing power.
     #[must_use]
     pub async fn finish(self, clock: &Clock, until: Nanos) -> Self {
         match self {
@@ -211,7 +211,8 @@ impl Watch {
         }
     }
 
-    /// The energy of the window. `start_ns` is the start of the run on the system's monotonic clock.
+    /// The energy of the window. `start_ns` is the start of the run on the system's monotonic
+    /// clock.
     pub fn energy(&self, start_ns: u64, window: Window, summary: &Summary) -> Option<Energy> {
         match self {
             Self::Off => None,

@@ -242,7 +242,8 @@ impl Cost {
     }
 
     /// What a query costs, step by step: the parts of the hour over all requests that were offered,
-    /// then what the unserved ones add, then what idle hours add. The steps add up to the last figure.
+    /// then what the unserved ones add, then what idle hours add. The steps add up to the last
+    /// figure.
     pub fn waterfall(&self) -> Vec<(String, f64)> {
         let (Some(per_query), true) = (self.at_this_load.usd_per_query, self.offered > 0) else {
             return Vec::new();

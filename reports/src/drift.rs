@@ -46,8 +46,8 @@ impl Drift {
     }
 }
 
-/// The batches that MSER-5 leaves out, of how many; `None` with too few. The least marginal error is
-/// flat and noisy around its place, so of all that are nearly as small the first is taken.
+/// The batches that MSER-5 leaves out, of how many; `None` with too few. The least marginal error
+/// is flat and noisy around its place, so of all that are nearly as small the first is taken.
 pub fn mser5(values: &[f64]) -> Option<(usize, usize)> {
     let batches: Vec<f64> = values.chunks_exact(BATCH).map(mean).collect();
     let n = batches.len();
@@ -71,9 +71,9 @@ pub fn mser5(values: &[f64]) -> Option<(usize, usize)> {
     Some((found.unwrap_or(0), n))
 }
 
-/// The drift of `(completion, latency)` in the order of completion, if there is one: of the beginning
-/// that MSER-5 leaves out, else of one half against the other, for a slow climb has no place where
-/// it ends. Blocks of `block_ns` are taken to be independent.
+/// The drift of `(completion, latency)` in the order of completion, if there is one: of the
+/// beginning that MSER-5 leaves out, else of one half against the other, for a slow climb has no
+/// place where it ends. Blocks of `block_ns` are taken to be independent.
 pub fn drift(values: &[(u64, u64)], block_ns: u64) -> Option<Drift> {
     let logs: Vec<f64> = values
         .iter()

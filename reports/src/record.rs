@@ -130,8 +130,8 @@ pub struct RequestRecord {
 impl RequestRecord {
     /// Finished, and not as long as was asked for.
     ///
-    /// Text that is tokenised again may differ by a token or two from what was generated, so there a
-    /// backend that says `length` is believed; against a count of its own it is not.
+    /// Text that is tokenised again may differ by a token or two from what was generated, so there
+    /// a backend that says `length` is believed; against a count of its own it is not.
     pub fn is_off_length(&self) -> bool {
         let vouched = self.finish == Some(Finish::Length)
             && self.token_count_source == TokenCountSource::Tokenized;

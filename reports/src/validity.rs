@@ -386,10 +386,11 @@ impl BacklogGrowth {
 /// Does the number of requests in flight keep growing through the window?
 ///
 /// Yes when the mean of the last quarter is over that of the first by more than four of its square
-/// roots and three (in flight varies at least like a Poisson number, and a busy server's queue comes
-/// and goes within a window), the third quarter already lies above the first, and the Theil-Sen slope (the median of the slopes
-/// between all pairs of points, which a burst cannot move) explains at least half of the growth.
-/// Windows with fewer than twelve seconds are not judged.
+/// roots and three (in flight varies at least like a Poisson number, and a busy server's queue
+/// comes and goes within a window), the third quarter already lies above the first, and the
+/// Theil-Sen slope (the median of the slopes between all pairs of points, which a burst cannot
+/// move) explains at least half of the growth. Windows with fewer than twelve seconds are not
+/// judged.
 pub fn backlog_growth(series: &[SecondPoint]) -> Option<BacklogGrowth> {
     let inside: Vec<(f64, f64)> = series
         .iter()
@@ -416,9 +417,10 @@ pub fn backlog_growth(series: &[SecondPoint]) -> Option<BacklogGrowth> {
 /// The same for a load that rises and falls on purpose: does the time that requests spend in flight
 /// (their number over their rate, by Little's law) keep growing?
 ///
-/// Yes when it more than doubles from the first quarter of the window to the last, was longer in the
-/// third already, and the last quarter has at least three requests more in flight than that rate
-/// had at first. A queue that a peak leaves behind and a valley empties is what such a load is for.
+/// Yes when it more than doubles from the first quarter of the window to the last, was longer in
+/// the third already, and the last quarter has at least three requests more in flight than that
+/// rate had at first. A queue that a peak leaves behind and a valley empties is what such a load is
+/// for.
 pub fn uneven_growth(series: &[SecondPoint]) -> Option<BacklogGrowth> {
     let inside: Vec<&SecondPoint> = series.iter().filter(|point| point.in_window).collect();
     if inside.len() < BACKLOG_MIN_POINTS {

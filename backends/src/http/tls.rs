@@ -1,8 +1,8 @@
 //! TLS of the client: whom it trusts, who it is, and what a failure means.
 //!
-//! Invariants: a certificate that cannot be checked ends the connection, unless the user wanted none
-//! checked, which the report then says; no key and no certificate is ever shown, only where it was
-//! read. HTTP/1.1 is all that is offered (ALPN). It does no input or output but for its files.
+//! Invariants: a certificate that cannot be checked ends the connection, unless the user wanted
+//! none checked, which the report then says; no key and no certificate is ever shown, only where it
+//! was read. HTTP/1.1 is all that is offered (ALPN). It does no input or output but for its files.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -207,6 +207,7 @@ pub(super) fn words(error: &Error, host: &str) -> String {
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied
             | AlertDescription::CertificateUnknown
+            | AlertDescription::DecryptError
             | AlertDescription::HandshakeFailure,
         ) => (
             format!("the server refused the connection ({error})"),
@@ -228,8 +229,9 @@ fn certificate_words(wrong: &CertificateError, host: &str) -> (String, &'static 
     const INSECURE: &str = "the server's certificate has to be renewed; `--tls-insecure` \
                             measures all the same, and the report says so";
     match wrong {
-        CertificateError::UnknownIssuer => (
-            "the server's certificate is signed by nobody who is trusted here".to_owned(),
+        // A bad signature: by an authority of the right name that is another one.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => (
+            format!("the server's certificate is signed by nobody who is trusted here ({wrong})"),
             "`--tls-ca FILE` names the authority that signed it",
         ),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {

@@ -119,8 +119,8 @@ pub(super) struct Functions {
 /// `weighbridge_executor`.
 pub(super) type Entry = unsafe extern "C" fn(u32) -> *const Api;
 
-/// Sizes of the structs and offsets of their last fields, in the order of the header; what the tests
-/// hold against a C compiler's.
+/// Sizes of the structs and offsets of their last fields, in the order of the header; what the
+/// tests hold against a C compiler's.
 pub fn layout() -> Vec<(&'static str, usize, usize)> {
     use std::mem::{offset_of, size_of};
     vec![

@@ -1,8 +1,8 @@
 //! Telemetry from a Prometheus exporter on this host: DCGM's, `npu-exporter`, `mlu-exporter`.
 //!
 //! Invariant: an exporter repeats what it last collected, often for seconds; how often its counter
-//! really changes is for the integration to judge. Its sentinels for "blank" are far out of range and
-//! become unavailable. What it does not do: TLS, redirects, histograms.
+//! really changes is for the integration to judge. Its sentinels for "blank" are far out of range
+//! and become unavailable. What it does not do: TLS, redirects, histograms.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -72,8 +72,8 @@ impl Foreign {
         self.symbol::<*const c_void>(name).is_some()
     }
 
-    /// `F` must be the type of a pointer or of a function pointer; whether it is the right one shows
-    /// at the call.
+    /// `F` must be the type of a pointer or of a function pointer; whether it is the right one
+    /// shows at the call.
     fn symbol<F>(&self, name: &str) -> Option<Symbol<'_, F>> {
         // SAFETY: looking a symbol up runs no code; the calls below say why their types are right.
         unsafe { self.library.get(name.as_bytes()) }.ok()

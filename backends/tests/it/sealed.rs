@@ -29,9 +29,13 @@ pub(crate) struct Signed {
 
 impl Authority {
     pub(crate) fn new() -> Self {
+        Self::named("test")
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test");
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("a key");
         let issuer = CertifiedIssuer::self_signed(params, key).expect("an authority");
         let folder = tempfile::tempdir().expect("a folder");

@@ -103,12 +103,16 @@ fn a_client_shows_its_certificate_when_asked() {
     assert_eq!(texts.len(), 2);
     assert!(tls.contains("a client certificate is given"), "{tls}");
     // One of another authority does not do, nor does none.
-    let stranger = Authority::new();
-    let strange = TlsOptions {
-        identity: Some(stranger.client("client")),
+    let [same_name, other_name] = ["test", "other"].map(|name| {
+        let stranger = Authority::named(name);
+        let identity = Some(stranger.client("client"));
+        (stranger, identity)
+    });
+    let with = |identity| TlsOptions {
+        identity,
         ..trusting(&authority)
     };
-    for options in [strange, trusting(&authority)] {
+    for options in [with(same_name.1), with(other_name.1), with(None)] {
         let failure = ask(&base, &options).expect_err("it is refused");
         let message = failure.message;
         assert!(
@@ -120,7 +124,8 @@ fn a_client_shows_its_certificate_when_asked() {
 
 #[test]
 fn a_server_that_cannot_be_trusted_is_not_asked_and_the_reason_is_told() {
-    let (authority, other) = (Authority::new(), Authority::new());
+    let (authority, other) = (Authority::new(), Authority::named("other"));
+    let same_name = Authority::new();
     let good = authority.sign(&["127.0.0.1"], 2100);
     let old = authority.sign(&["127.0.0.1"], 2001);
     let named = authority.sign(&["example.com"], 2100);
@@ -129,6 +134,12 @@ fn a_server_that_cannot_be_trusted_is_not_asked_and_the_reason_is_told() {
             &good,
             &other,
             "signed by nobody who is trusted",
+            "`--tls-ca FILE`",
+        ),
+        (
+            &good,
+            &same_name,
+            "trusted here (BadSignature)",
             "`--tls-ca FILE`",
         ),
         (&old, &authority, "has expired", "`--tls-insecure`"),

@@ -18,7 +18,8 @@ pub(super) struct CompareArgs {
     /// Hold the others against the N-th, counted from 1
     #[arg(long, value_name = "N", default_value_t = 1)]
     reference: usize,
-    /// Compare in spite of differences: workload, tokenizer, model, simulated, invalid, definitions, slo
+    /// Compare in spite of differences: workload, tokenizer, model, simulated, invalid,
+    /// definitions, slo
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     allow: Vec<Aspect>,
     /// Names for the results, in their order

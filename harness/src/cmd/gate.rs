@@ -42,8 +42,8 @@ pub(super) struct GateArgs {
     /// Compare instruction counts: baseline and candidate
     #[arg(long, num_args = 2, value_names = ["JSON_A", "JSON_B"])]
     instructions: Vec<PathBuf>,
-    /// What decides: a figure of a report (`ttft_p50`, `output_tokens_per_s` …), `wall_s`, or a key or
-    /// JSON pointer of what the command prints; :more or :less says which is better [default:
+    /// What decides: a figure of a report (`ttft_p50`, `output_tokens_per_s` …), `wall_s`, or a key
+    /// or JSON pointer of what the command prints; :more or :less says which is better [default:
     /// `e2e_p50` of reports, else `wall_s`]
     #[arg(long, value_name = "NAME")]
     metric: Vec<String>,

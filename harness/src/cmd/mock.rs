@@ -20,7 +20,8 @@ pub(super) struct MockArgs {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8800")]
     listen: SocketAddr,
-    /// From the request to the first chunk: 50ms, uniform:LOW..HIGH, lognormal:MEDIAN,SIGMA or exp:MEAN
+    /// From the request to the first chunk: 50ms, uniform:LOW..HIGH, lognormal:MEDIAN,SIGMA or
+    /// exp:MEAN
     #[arg(long, value_name = "LAW", default_value = "50ms")]
     ttft: Law,
     /// From token to token, the same
@@ -35,7 +36,9 @@ pub(super) struct MockArgs {
     /// Usage chunk
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = UsageChunk::Asked)]
     usage: UsageChunk,
-    /// Whose habits it has: openai, vllm, sglang, mindie (role in each chunk; finish and usage in the last one, unasked), xllm (role and first token in one write), lmdeploy, tgi; also the names of its metrics
+    /// Whose habits it has: openai, vllm, sglang, mindie (role in each chunk; finish and usage in
+    /// the last one, unasked), xllm (role and first token in one write), lmdeploy, tgi; also the
+    /// names of its metrics
     #[arg(long, value_name = "STACK", default_value = "openai", value_parser = parse_stack)]
     dialect: Stack,
     /// Leave out the chunk with the role alone

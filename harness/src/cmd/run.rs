@@ -32,7 +32,8 @@ pub(super) struct RunArgs {
     /// Print report.json instead of the summary
     #[arg(long)]
     json: bool,
-    /// Print the run in another tool's definitions: vllm, sglang, aiperf, guidellm, genai-perf, llmperf, inference-perf, evalscope, aisbench
+    /// Print the run in another tool's definitions: vllm, sglang, aiperf, guidellm, genai-perf,
+    /// llmperf, inference-perf, evalscope, aisbench
     #[arg(long, value_name = "TOOL")]
     dialect: Option<Dialect>,
 }

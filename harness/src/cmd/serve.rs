@@ -19,7 +19,8 @@ use crate::units::{parse_bytes, parse_duration, show_bytes};
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// What answers: cpu, cuda:N (in a build with `cuda`), or sim:DEVICE, which keeps the device's pace in real time
+    /// What answers: cpu, cuda:N (in a build with `cuda`), or sim:DEVICE, which keeps the device's
+    /// pace in real time
     #[arg(long, value_name = "T", default_value = "cpu")]
     target: String,
     /// Model: ref-135m, ref-tiny, smollm2-135m-instruct or a path ending in .gguf
@@ -43,7 +44,8 @@ pub(super) struct ServeArgs {
     /// Seeds of requests that bring none come from it
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// Memory for keys and values [default: 1GiB, at most a quarter of the memory; 16GiB simulated; on a GPU what is free, less a tenth]
+    /// Memory for keys and values [default: 1GiB, at most a quarter of the memory; 16GiB simulated;
+    /// on a GPU what is free, less a tenth]
     #[arg(long, value_name = "SIZE")]
     kv_memory: Option<String>,
     /// Tokens in one step [default: 128 on the CPU, 2048 on a GPU, 8192 simulated]

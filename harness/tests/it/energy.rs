@@ -126,6 +126,7 @@ fn is_right(fake: &Fake, host: &Host<'_>) -> bool {
     let (report, ran, wrong) = run_on(host, fake);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let energy = report.energy.as_ref().expect("a probe was asked");
+    let known = known_joules(&report, host.devices);
     let Some(joules) = energy.joules else {
         let why = &energy.null_reasons["joules"];
         said(why);
@@ -133,14 +134,13 @@ fn is_right(fake: &Fake, host: &Host<'_>) -> bool {
         assert!(was_busy, "{why}");
         return false;
     };
-    let off = joules / known_joules(&report, host.devices) - 1.0;
+    let off = joules / known - 1.0;
+    let off_percent = 100.0 * off;
+    let (fake, method) = (host.fake, host.method);
     said(&format!(
-        "{}: {joules:.2} J by {}, off {:.4} %",
-        host.fake,
-        host.method,
-        100.0 * off
+        "{fake}: {joules:.2} J by {method}, known {known:.2} J, off {off_percent:.4} %"
     ));
-    assert!(off.abs() < 1e-3, "{joules} J");
+    assert!(off.abs() < 1e-3, "{joules} J, not {known} J");
     assert_eq!(
         (energy.method.as_str(), energy.scope.as_str()),
         (host.method, "chip")

@@ -68,7 +68,7 @@ fn a_server_s_own_metrics_are_in_the_report() {
         .filter(|second| second.server_running.is_some());
     assert!(seconds.count() >= 3, "{}", ran.err);
     let page = std::fs::read_to_string(sandbox.path("out/report.md")).expect("written");
-    assert!(page.contains("sglang:num_running_reqs"), "{page}");
+    assert!(page.contains(r"sglang:num\_running\_reqs"), "{page}");
 }
 
 #[test]

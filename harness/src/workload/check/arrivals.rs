@@ -407,8 +407,8 @@ impl<'a> Arrived<'a> {
 
 /// The index of dispersion of gamma gaps over windows of so many mean gaps.
 ///
-/// For a stationary renewal process `Var N(w) = 2 ∫ M(u) du + w − w²` with `M` the renewal function;
-/// far out it is `cv² w + (1 + 3 cv⁴) / 6 + …`, and only the first term matters.
+/// For a stationary renewal process `Var N(w) = 2 ∫ M(u) du + w − w²` with `M` the renewal
+/// function; far out it is `cv² w + (1 + 3 cv⁴) / 6 + …`, and only the first term matters.
 fn expected_dispersion(width: f64, cv: f64) -> f64 {
     const FAR: f64 = 300.0;
     const NODES: u32 = 400;
