@@ -150,7 +150,10 @@ pub fn none(url: &str, why: &str) -> ServerMetrics {
 /// The window's part of what was read.
 pub fn summarise(scraped: &Scraped, window: Span) -> ServerMetrics {
     let inside = scraped.looks.iter();
-    let inside: Vec<&Look> = inside.filter(|look| window.contains(look.at_ns)).collect();
+    // A look at the very end counts: what it tells is of the window.
+    let inside: Vec<&Look> = inside
+        .filter(|look| (window.start_ns..=window.end_ns).contains(&look.at_ns))
+        .collect();
     let (Some(first), Some(last)) = (inside.first(), inside.last()) else {
         let why = scraped.last_failure.as_deref();
         return none(&scraped.url, why.unwrap_or("no look fell in the window"));

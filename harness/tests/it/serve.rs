@@ -87,6 +87,7 @@ fn every_path_answers_in_its_shape() {
         json!(whole["usage"]["prompt_tokens"].as_u64().map(|n| n + 24))
     );
 
+    server.wait_for("vllm:num_requests_running", 0.0);
     let metrics = server.get("/metrics").has(200);
     assert!(
         metrics.head.contains("openmetrics-text"),
