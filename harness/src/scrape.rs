@@ -1,8 +1,8 @@
 //! Reads a server's own metrics once a second beside a run, on a thread of its own.
 //!
 //! Invariant: it never makes a run wait, and a server without such a page is asked no second time.
-//! Metrics are known by their exact names; several series of one name (engines, ranks) are added, or
-//! averaged where they are shares. What it does not do: judge.
+//! Metrics are known by their exact names; several series of one name (engines, ranks) are added,
+//! or averaged where they are shares. What it does not do: judge.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

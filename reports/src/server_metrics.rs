@@ -1,8 +1,9 @@
 //! What a server told about itself during the measured window: queue, batch, cache.
 //!
-//! Invariant: a figure carries the name of the metric it is from; one that the server does not give
-//! is absent with a reason, never zero. Counters are differences between the first and the last look
-//! in the window. Nothing here is measured by the client, and nothing else is computed from it.
+//! Invariant: a figure carries the name of the metric it is from; one that the server does not
+//! give is absent with a reason, never zero. Counters are differences between the first and the
+//! last look in the window. Nothing here is measured by the client, and nothing else is computed
+//! from it.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! One connection's way to the wire: plain, or TLS.
 //!
-//! Invariants: what a socket gives is handed on as it came, so that its instant is that of the read,
-//! before anything is decrypted; decrypting is left to the time for parsing. Nothing of a request is
-//! written before the handshake is over. It takes no time and knows nothing of HTTP.
+//! Invariants: what a socket gives is handed on as it came, so that its instant is that of the
+//! read, before anything is decrypted; decrypting is left to the time for parsing. Nothing of a
+//! request is written before the handshake is over. It takes no time and knows nothing of HTTP.
 
 use std::io::{self, Read, Write};
 

@@ -1,8 +1,8 @@
 //! The page at which a server tells about itself.
 //!
 //! Invariant: it is read by the caller's thread, over a connection of its own, so nothing of it
-//! comes between requests and their stamps; a key goes nowhere but to the API's own port. What it does
-//! not do: know what the metrics mean.
+//! comes between requests and their stamps; a key goes nowhere but to the API's own port. What it
+//! does not do: know what the metrics mean.
 
 use http::Uri;
 

@@ -5,8 +5,8 @@
 //! Events are handed over when an answer ends, and now and then before, since waking the readers
 //! for every token would take the processor from the sockets; instants are in the events.
 //!
-//! With TLS a read is stamped before it is decrypted, which is part of parsing; a request is stamped
-//! before it is encrypted.
+//! With TLS a read is stamped before it is decrypted, which is part of parsing; a request is
+//! stamped before it is encrypted.
 //!
 //! Invariants: instants are taken right after the read, or right before the first write; reads of
 //! one connection are parsed in their order; every request ends in exactly one last event, or its
