@@ -1,4 +1,5 @@
-//! One page from a server, outside the measurement: its models before a run, its metrics beside it.
+//! One page from a server, outside the measurement: its models before a run, its metrics beside
+//! it.
 //!
 //! Plain blocking sockets on the caller's thread, one connection each. Invariant: it ends within
 //! its limits of time and size, whatever the server does. What it does not do: redirects.
