@@ -11,6 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use backends::engine::PrefixCache;
+use backends::http::ApiKey;
 use models::{
     CpuOptions, Level, ModelSource, ReferenceModel, SamplingParams, Threads, WeightsDtype,
 };
@@ -435,7 +436,7 @@ fn resolve_http(scenario: &Scenario, places: &Places<'_>, target: &Target) -> Re
         }
     };
     let variable = scenario.api_key_env.as_deref().unwrap_or("OPENAI_API_KEY");
-    let api_key = std::env::var(variable).ok();
+    let api_key = std::env::var(variable).ok().map(ApiKey::new);
     ensure!(
         api_key.is_some() || scenario.api_key_env.is_none(),
         "{}: environment variable `{variable}` is not set",

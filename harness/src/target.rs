@@ -12,7 +12,7 @@ use backends::candle::CandleExecutor;
 use backends::cpu::CpuExecutor;
 use backends::engine::{Capacity, Engine, Executor, PrefixCache, blocks_for};
 use backends::http::{
-    BaseError, HttpBackend, HttpConfig, Stack, StackChoice, TlsClient, Uri, parse_base,
+    ApiKey, BaseError, HttpBackend, HttpConfig, Stack, StackChoice, TlsClient, Uri, parse_base,
 };
 use backends::plugin::{self, PluginExecutor, PluginOptions};
 use backends::probe::Vendor;
@@ -251,7 +251,7 @@ pub struct HttpOptions {
     /// `model` field of each request.
     pub served_model: String,
     /// Bearer key.
-    pub api_key: Option<String>,
+    pub api_key: Option<ApiKey>,
     /// Merged into each request.
     pub extra_body: Map<String, Value>,
     /// What answers, if the user says.

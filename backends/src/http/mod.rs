@@ -23,6 +23,7 @@ mod tls;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 
@@ -49,8 +50,8 @@ pub struct HttpConfig {
     pub base: Uri,
     /// `model` field of each request; empty for the first that the server lists.
     pub model: String,
-    /// Sent as `Authorization: Bearer …`; never shown.
-    pub api_key: Option<String>,
+    /// Sent as `Authorization: Bearer …`.
+    pub api_key: Option<ApiKey>,
     /// Merged into each request body.
     pub extra_body: Map<String, Value>,
     /// What answers there.
@@ -59,6 +60,23 @@ pub struct HttpConfig {
     pub tls: Option<TlsClient>,
     /// Where it tells about itself, if not at the usual place.
     pub metrics: Option<Uri>,
+}
+
+/// A bearer key; it is sent, and shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// The key.
+    pub fn new(key: String) -> Self {
+        Self(key)
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ApiKey(not shown)")
+    }
 }
 
 impl HttpConfig {
@@ -262,7 +280,7 @@ fn head(config: &HttpConfig, method: &str, path: &str) -> Result<String, Failure
         "{method} {root}{path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: weighbridge/{version}\r\n\
          Accept: text/event-stream, application/json\r\nContent-Type: application/json\r\n"
     );
-    if let Some(key) = &config.api_key {
+    if let Some(ApiKey(key)) = &config.api_key {
         if key.chars().any(char::is_control) {
             let message = "the API key holds a character no header may";
             return Err(Failure::new(FailureCause::Connect, message));
