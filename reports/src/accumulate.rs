@@ -30,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::capacity::GoodBlock;
 use crate::drift::{Drift, drift};
 use crate::histogram::IntervalLog;
+use crate::lengths::Lengths;
 use crate::record::{Outcome, RequestRecord, TokenCountSource};
 use crate::schema::{
     ClientError, EncodedHistogram, LONG_PROMPT, Metric, MetricSummary, Rate, RequestCounts,
@@ -117,6 +118,8 @@ pub struct Accumulator {
     series: Series,
     requests: RequestCounts,
     served: Served,
+    prompt_lengths: Lengths,
+    answer_lengths: Lengths,
     failures: BTreeMap<String, u64>,
     input_tokens: u64,
     cached_input_tokens: Option<u64>,
@@ -152,6 +155,8 @@ impl Accumulator {
             series: Series::default(),
             requests: RequestCounts::default(),
             served: Served::default(),
+            prompt_lengths: Lengths::default(),
+            answer_lengths: Lengths::default(),
             failures: BTreeMap::new(),
             input_tokens: 0,
             cached_input_tokens: None,
@@ -206,6 +211,7 @@ impl Accumulator {
 
     fn record_outcome(&mut self, record: &RequestRecord) {
         self.requests.total += 1;
+        self.prompt_lengths.add(record.input_tokens);
         match record.outcome {
             Outcome::Ok => self.requests.ok += 1,
             Outcome::Cancelled => self.requests.cancelled += 1,
@@ -217,6 +223,7 @@ impl Accumulator {
         }
         if record.outcome == Outcome::Ok {
             self.sources.insert(record.token_count_source);
+            self.answer_lengths.add(record.output_tokens);
             self.completions
                 .extend(record.ttft_ns().map(|ttft_ns| Completed {
                     end_ns: ended_ns(record).unwrap_or(record.intended_ns),
@@ -395,6 +402,8 @@ impl Accumulator {
             goodput_rate: self.slo.map(|_| rate(&self.rates.good)),
             goodput_share: self.slo.and(share),
             served: Some(self.served),
+            prompt_lengths: self.prompt_lengths.bins(),
+            answer_lengths: self.answer_lengths.bins(),
             token_count_source: self.sources.into_iter().collect(),
             ttft_s: take(Metric::Ttft),
             ttft_from_send_s: take(Metric::TtftFromSend),

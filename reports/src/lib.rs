@@ -21,6 +21,7 @@
 //!   tools' results as subjects.
 //! - [`export`] writes a run as other tools do.
 //! - [`goodness`] tests whether a sample fits a law; [`fit`] is what such tests found.
+//! - [`lengths`] holds how long prompts and answers were.
 //! - [`load_curve`] holds runs at several loads.
 //! - [`preflight`] holds the client's own error against the figures.
 //! - [`validity`] says VALID or INVALID, and why.
@@ -39,6 +40,7 @@ pub mod gate;
 pub mod goodness;
 pub mod histogram;
 pub mod import;
+pub mod lengths;
 pub mod load_curve;
 pub mod preflight;
 pub mod record;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cost::Cost;
 pub use crate::energy::{Energy, EnergyDevice};
+use crate::lengths::LengthBin;
 use crate::preflight::Preflight;
 pub use crate::server_metrics::ServerMetrics;
 use crate::validity::Validity;
@@ -282,6 +283,12 @@ pub struct Summary {
     /// finished).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served: Option<Served>,
+    /// Prompts of the requests intended in the window, by length.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompt_lengths: Vec<LengthBin>,
+    /// Answers of those that finished, by length.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answer_lengths: Vec<LengthBin>,
     /// Where output token counts come from.
     pub token_count_source: Vec<crate::TokenCountSource>,
     /// Time to first token, from the intended instant.

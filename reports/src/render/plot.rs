@@ -4,6 +4,7 @@
 //! What it does not do: draw; `svg` does.
 
 use crate::histogram::LatencyHistogram;
+use crate::lengths::LengthBin;
 use crate::schema::{Metric, Report};
 
 use super::axis::{Axis, Kind};
@@ -248,6 +249,58 @@ fn distribution(
             .into_iter()
             .filter_map(|(name, value)| Some((value?, name)))
             .collect(),
+        levels: Vec::new(),
+    }
+}
+
+/// Prompts and answers by length; without series in a report that does not have them.
+pub(super) fn length_plots(report: &Report) -> Vec<Plot> {
+    let summary = &report.summary;
+    vec![
+        length_plot(
+            ("prompt-lengths", "Prompt length"),
+            &summary.prompt_lengths,
+            1,
+        ),
+        length_plot(
+            ("answer-lengths", "Answer length"),
+            &summary.answer_lengths,
+            3,
+        ),
+    ]
+}
+
+fn length_plot((id, title): (&'static str, &'static str), bins: &[LengthBin], slot: u8) -> Plot {
+    let total: u64 = bins.iter().map(|bin| bin.requests).sum();
+    let mut points: Vec<(f64, f64)> = Vec::new();
+    for bin in bins {
+        let from = bin.from.max(1) as f64;
+        // The bin before ends where this one begins, or there is nothing between them.
+        points.pop_if(|last| last.0 >= from);
+        points.push((from, bin.requests as f64 / total as f64));
+        points.push((bin.to as f64 + 1.0, 0.0));
+    }
+    let mut x = Axis::log(Kind::Count, std::iter::empty());
+    if let (Some(first), Some(last)) = (points.first(), points.last()) {
+        (x.min, x.max) = (first.0, last.0.max(first.0 * 1.25));
+    }
+    let y = Axis::from_zero(Kind::Share, points.iter().map(|&(_, share)| share));
+    let series = Series {
+        name: title.to_owned(),
+        slot,
+        shape: Shape::Bars,
+        points,
+    };
+    let requests = crate::stats::thousands(total);
+    Plot {
+        id,
+        title,
+        caption: format!("{requests} requests by tokens, as shares; logarithmic axis."),
+        x,
+        y,
+        series: if total > 0 { vec![series] } else { Vec::new() },
+        shades: Vec::new(),
+        marks: Vec::new(),
         levels: Vec::new(),
     }
 }

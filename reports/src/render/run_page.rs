@@ -11,7 +11,7 @@ use super::bars::{Bar, Bars, Waterfall, place};
 use super::definitions::{metric_term, term};
 use super::format::{duration, percent, significant, usd};
 use super::page::{Banner, Block, Card, Cell, Label, Look, Page, Part, Table, Tone, plots, rows};
-use super::plot::latency_plots;
+use super::plot::{latency_plots, length_plots};
 use super::sections::{cost_figure, cost_source};
 use super::timeline::{load_plot, time_plots};
 use super::view::{Figure, LATENCY_HEADS, View, metric_figures, rate_figure};
@@ -90,6 +90,7 @@ fn parts(report: &Report, view: &View<'_>) -> Vec<Part> {
             "Load and outcomes",
             vec![
                 plots(load_plot(report)),
+                plots(length_plots(report)),
                 Some(Block::Bars(outcomes(report))),
             ],
         ),

@@ -172,8 +172,8 @@ fn html_has_every_metric_plot_and_table() {
         );
         assert!(page.contains(&format!("<title id=\"{id}-title\">")), "{id}");
     }
-    assert_eq!(page.matches("<svg ").count(), 9);
-    assert_eq!(page.matches("Values as a table").count(), 9);
+    assert_eq!(page.matches("<svg ").count(), 11);
+    assert_eq!(page.matches("Values as a table").count(), 11);
     for title in [
         "Throughput",
         "Cost",
