@@ -257,7 +257,9 @@ impl Cost {
             .map(|part| (part.name.clone(), part.usd.mid * window / offered))
             .collect();
         let paid: f64 = steps.iter().map(|step| step.1).sum();
-        steps.push(("failed or late".to_owned(), per_query.mid - paid));
+        // Equal sums of floats may differ in their last digits.
+        let unserved = Some(per_query.mid - paid).filter(|usd| usd.abs() > 1e-9 * paid);
+        steps.push(("failed or late".to_owned(), unserved.unwrap_or(0.0)));
         if let Some(day) = &self.over_the_day
             && let Some(whole) = day.figures.usd_per_query
         {
