@@ -12,7 +12,7 @@
 pub mod abi;
 mod library;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -123,11 +123,6 @@ impl PluginExecutor {
     /// The device's name in words.
     pub fn device(&self) -> &str {
         &self.device
-    }
-
-    /// The library.
-    pub fn path(&self) -> &Path {
-        Path::new(&self.path)
     }
 
     fn run(&mut self, batch: &Batch) -> Result<StepOutput, DeviceError> {

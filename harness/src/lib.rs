@@ -27,6 +27,7 @@ pub mod subjects;
 pub mod target;
 pub mod telemetry;
 pub mod units;
+pub mod versioned;
 pub mod warm_up;
 pub mod workload;
 

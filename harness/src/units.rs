@@ -32,6 +32,14 @@ pub fn parse_window(text: &str) -> Result<(f64, f64), String> {
     }
 }
 
+/// `5%` or `0.05`, as a share; which shares are accepted is the caller's to say.
+pub fn parse_share(text: &str) -> Option<f64> {
+    match text.strip_suffix('%') {
+        Some(percent) => Some(percent.trim().parse::<f64>().ok()? / 100.0),
+        None => text.parse().ok(),
+    }
+}
+
 /// `512MiB`, `2GiB`, `1.5GB`, or a plain number of bytes.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, f64); 7] = [

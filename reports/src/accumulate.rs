@@ -386,7 +386,7 @@ impl Accumulator {
                 cells::censor(summary, missing);
             }
         }
-        let judged = self.requests.total - self.requests.cancelled;
+        let judged = self.requests.judged();
         let good = self.rates.good.total();
         let share = (judged > 0).then(|| good as f64 / judged as f64);
         let mut take = |metric| metrics.remove(&metric).unwrap_or_default();

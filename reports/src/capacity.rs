@@ -19,6 +19,8 @@ use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::stats::percentile_interval;
+
 /// Segments of one load at most.
 pub const LOOKS: usize = 3;
 /// Pocock's boundary for three looks, one-sided 5 %.
@@ -366,14 +368,7 @@ fn interval(levels: &[(f64, &[GoodBlock])], target: f64) -> (f64, f64) {
             crossing(&points, target)
         })
         .collect();
-    crossings.sort_unstable_by(f64::total_cmp);
-    let rank = |per_mille: usize| {
-        (crossings.len() * per_mille)
-            .div_ceil(1_000)
-            .saturating_sub(1)
-    };
-    let at = |per_mille| crossings.get(rank(per_mille)).copied();
-    (at(25).unwrap_or(f64::MAX), at(975).unwrap_or(0.0))
+    percentile_interval(&mut crossings, f64::total_cmp).unwrap_or((f64::MAX, 0.0))
 }
 
 #[cfg(test)]

@@ -120,6 +120,44 @@ pub struct Figures {
     pub usd_per_mau_month: Option<Estimate>,
 }
 
+impl Figures {
+    /// Each with its key.
+    pub fn by_key(&self) -> [(&'static str, Option<Estimate>); FIGURES] {
+        [
+            ("usd_per_query", self.usd_per_query),
+            (
+                "usd_per_million_input_tokens",
+                self.usd_per_million_input_tokens,
+            ),
+            (
+                "usd_per_million_uncached_input_tokens",
+                self.usd_per_million_uncached_input_tokens,
+            ),
+            (
+                "usd_per_million_cached_input_tokens",
+                self.usd_per_million_cached_input_tokens,
+            ),
+            (
+                "usd_per_million_output_tokens",
+                self.usd_per_million_output_tokens,
+            ),
+            (
+                "usd_per_million_total_tokens",
+                self.usd_per_million_total_tokens,
+            ),
+            (
+                "usd_per_million_output_tokens_whole_cost",
+                self.usd_per_million_output_tokens_whole_cost,
+            ),
+            (
+                "usd_per_million_chinese_characters",
+                self.usd_per_million_chinese_characters,
+            ),
+            ("usd_per_mau_month", self.usd_per_mau_month),
+        ]
+    }
+}
+
 /// Figures for hardware that is bought for the peak of a day.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OverTheDay {
@@ -215,7 +253,7 @@ pub fn price(measured: &Measured<'_>, priced: &Priced) -> Result<Cost, CostError
         usd_per_hour,
         usd_window,
         served,
-        offered: summary.requests.total - summary.requests.cancelled,
+        offered: summary.requests.judged(),
         split,
         input_usd,
         output_usd: input_usd.map(|input| usd_window.mid - input),
@@ -232,15 +270,6 @@ pub fn price(measured: &Measured<'_>, priced: &Priced) -> Result<Cost, CostError
 }
 
 impl Cost {
-    /// The hourly price of one unit below which this costs less for a query than `other`, both at
-    /// their measured loads.
-    pub fn break_even_usd_per_hour(&self, other: &Self) -> Option<f64> {
-        let own = self.at_this_load.usd_per_query?.mid;
-        let others = other.at_this_load.usd_per_query?.mid;
-        let unit = self.usd_per_hour.mid / f64::from(self.units);
-        (own > 0.0).then(|| unit * others / own)
-    }
-
     /// What a query costs, step by step: the parts of the hour over all requests that were offered,
     /// then what the unserved ones add, then what idle hours add. The steps add up to the last
     /// figure.
@@ -350,7 +379,7 @@ struct Bill {
 }
 
 /// Number of figures, in the order of the fields of [`Figures`].
-const FIGURES: usize = 9;
+pub const FIGURES: usize = 9;
 
 impl Bill {
     fn figures(&self, served: &Served) -> [Option<f64>; FIGURES] {
@@ -394,31 +423,23 @@ impl FigureDraws {
         }
     }
 
+    /// In the order of the fields, as [`Bill::figures`] has them.
     fn figures(&mut self) -> Figures {
-        let [
-            usd_per_query,
-            usd_per_million_input_tokens,
-            usd_per_million_uncached_input_tokens,
-            usd_per_million_cached_input_tokens,
-            usd_per_million_output_tokens,
-            usd_per_million_total_tokens,
-            usd_per_million_output_tokens_whole_cost,
-            usd_per_million_chinese_characters,
-            usd_per_mau_month,
-        ] = std::mem::take(&mut self.0).map(|draws| {
-            let mid = draws.first().copied()?;
-            Some(Estimate::new(mid, draws))
-        });
+        let mut draws = std::mem::take(&mut self.0).into_iter();
+        let mut next = || {
+            let draws = draws.next()?;
+            Some(Estimate::new(*draws.first()?, draws))
+        };
         Figures {
-            usd_per_query,
-            usd_per_million_input_tokens,
-            usd_per_million_uncached_input_tokens,
-            usd_per_million_cached_input_tokens,
-            usd_per_million_output_tokens,
-            usd_per_million_total_tokens,
-            usd_per_million_output_tokens_whole_cost,
-            usd_per_million_chinese_characters,
-            usd_per_mau_month,
+            usd_per_query: next(),
+            usd_per_million_input_tokens: next(),
+            usd_per_million_uncached_input_tokens: next(),
+            usd_per_million_cached_input_tokens: next(),
+            usd_per_million_output_tokens: next(),
+            usd_per_million_total_tokens: next(),
+            usd_per_million_output_tokens_whole_cost: next(),
+            usd_per_million_chinese_characters: next(),
+            usd_per_mau_month: next(),
         }
     }
 }
@@ -449,63 +470,23 @@ fn null_reasons(cost: &Cost, measured: &Measured<'_>) -> BTreeMap<String, String
         (Some(_), Some(_)) => "no request met the SLO",
         (Some(_), None) => "no request of the window finished",
     };
-    let none = cost.served.is_none();
-    let because = |why: &str| {
-        if none {
-            nothing.to_owned()
-        } else {
-            why.to_owned()
+    let reason = |key: &str| match key {
+        _ if cost.served.is_none() => nothing,
+        "usd_per_million_input_tokens" => "no input token was served",
+        "usd_per_million_uncached_input_tokens" | "usd_per_million_cached_input_tokens" => {
+            "nothing says how many tokens a cache held, or it held none"
         }
+        "usd_per_million_output_tokens" | "usd_per_million_output_tokens_whole_cost" => {
+            "no output token was served"
+        }
+        "usd_per_million_total_tokens" => "no token was served",
+        "usd_per_million_chinese_characters" => "the load is not made of Chinese text",
+        "usd_per_mau_month" => "the load is not that of the chatbot whose usage is known",
+        _ => nothing,
     };
-    let figures = &cost.at_this_load;
-    let cached = "nothing says how many tokens a cache held, or it held none";
-    let reasons = [
-        ("usd_per_query", figures.usd_per_query, nothing),
-        (
-            "usd_per_million_input_tokens",
-            figures.usd_per_million_input_tokens,
-            "no input token was served",
-        ),
-        (
-            "usd_per_million_uncached_input_tokens",
-            figures.usd_per_million_uncached_input_tokens,
-            cached,
-        ),
-        (
-            "usd_per_million_cached_input_tokens",
-            figures.usd_per_million_cached_input_tokens,
-            cached,
-        ),
-        (
-            "usd_per_million_output_tokens",
-            figures.usd_per_million_output_tokens,
-            "no output token was served",
-        ),
-        (
-            "usd_per_million_total_tokens",
-            figures.usd_per_million_total_tokens,
-            "no token was served",
-        ),
-        (
-            "usd_per_million_output_tokens_whole_cost",
-            figures.usd_per_million_output_tokens_whole_cost,
-            "no output token was served",
-        ),
-        (
-            "usd_per_million_chinese_characters",
-            figures.usd_per_million_chinese_characters,
-            "the load is not made of Chinese text",
-        ),
-        (
-            "usd_per_mau_month",
-            figures.usd_per_mau_month,
-            "the load is not that of the chatbot whose usage is known",
-        ),
-    ];
-    let missing = reasons
-        .into_iter()
-        .filter(|(_, figure, _)| figure.is_none());
+    let figures = cost.at_this_load.by_key().into_iter();
+    let missing = figures.filter(|(_, figure)| figure.is_none());
     missing
-        .map(|(key, _, why)| (key.to_owned(), because(why)))
+        .map(|(key, _)| (key.to_owned(), reason(key).to_owned()))
         .collect()
 }

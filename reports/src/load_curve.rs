@@ -133,7 +133,7 @@ impl Point {
     pub fn new(load: f64, folder: String, report: &Report) -> Self {
         let summary = &report.summary;
         let figures = report.cost.as_ref().map(|cost| cost.at_this_load);
-        let judged = summary.requests.total - summary.requests.cancelled;
+        let judged = summary.requests.judged();
         let finished = (judged > 0).then(|| summary.requests.ok as f64 / judged as f64);
         Self {
             load,

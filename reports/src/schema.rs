@@ -360,6 +360,13 @@ pub struct RequestCounts {
     pub unfinished: u64,
 }
 
+impl RequestCounts {
+    /// Those that goodput is a share of: all but the ones that users gave up as planned.
+    pub fn judged(self) -> u64 {
+        self.total - self.cancelled.min(self.total)
+    }
+}
+
 /// A rate with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Rate {

@@ -276,7 +276,7 @@ impl Resampler {
 }
 
 /// The 2.5 % and 97.5 % quantiles (nearest rank) of resampled figures.
-fn percentile_interval<T: Copy>(
+pub(crate) fn percentile_interval<T: Copy>(
     values: &mut [T],
     order: impl Fn(&T, &T) -> std::cmp::Ordering,
 ) -> Option<(T, T)> {

@@ -250,7 +250,7 @@ fn percent(share: f64) -> String {
 fn served(inputs: Inputs<'_>, reasons: &mut Vec<String>) {
     let summary = inputs.summary;
     let requests = summary.requests;
-    let judged = requests.total - requests.cancelled.min(requests.total);
+    let judged = requests.judged();
     if summary.completed() == 0 {
         reasons.push("No request finished in the measured window.".to_owned());
     }

@@ -1,13 +1,13 @@
 //! `weighbridge compare` and `weighbridge import`: results side by side, ours and other tools'.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, anyhow, ensure};
 use clap::Args;
 use reports::compare::{Aspect, CompareError, compare};
 use reports::render;
 
-use super::{Ending, note, print, wants_colour};
+use super::{Ending, note, print, print_json, style, write_file};
 use crate::subjects;
 
 #[derive(Debug, Args)]
@@ -44,22 +44,16 @@ pub(super) fn run(args: &CompareArgs) -> Result<Ending> {
     );
     let found = compare(subjects, args.reference - 1, &args.allow).map_err(explained)?;
     if let Some(path) = &args.html {
-        write(path, &render::comparison_html(&found))?;
+        write_file(path, render::comparison_html(&found))?;
     }
     if let Some(path) = &args.markdown {
-        write(path, &render::comparison_markdown(&found))?;
+        write_file(path, render::comparison_markdown(&found))?;
     }
-    let text = if args.json {
-        format!("{}\n", serde_json::to_string_pretty(&found)?)
+    if args.json {
+        print_json(&found)?;
     } else {
-        let style = if wants_colour() {
-            render::Style::Ansi
-        } else {
-            render::Style::Plain
-        };
-        render::comparison(&found, style)
-    };
-    print(&text)?;
+        print(&render::comparison(&found, style()))?;
+    }
     Ok(Ending::Done)
 }
 
@@ -95,10 +89,6 @@ fn explained(error: CompareError) -> anyhow::Error {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("`{}`", path.display()))
-}
-
 #[derive(Debug, Args)]
 pub(super) struct ImportArgs {
     /// Another tool's result, or one of ours; FILE#N for the N-th result of a file
@@ -114,7 +104,7 @@ pub(super) fn import(args: &ImportArgs) -> Result<Ending> {
         [only] => serde_json::to_string_pretty(only)?,
         several => serde_json::to_string_pretty(several)?,
     };
-    write(&args.out, &(text + "\n"))?;
+    write_file(&args.out, text + "\n")?;
     for subject in &found {
         note(&format!(
             "{}: {}, {} figures",

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use reports::Report;
 use reports::capacity::{Decision, Goal, LOOKS, Next, Search, Segment};
@@ -16,10 +16,12 @@ use reports::load_curve::{Found, LoadCurve, LoadUnit, Point, SCHEMA_VERSION};
 use reports::render;
 
 use super::run::{Ran, default_folder, make};
-use super::{Ending, note, print};
-use crate::plan;
+use super::{Ending, note, print, print_json, write_file};
+use crate::plan::{self, Plan};
 use crate::scenario::Scenario;
 use crate::target::Target;
+use crate::units::parse_share;
+use crate::versioned;
 
 /// What both commands share.
 #[derive(Debug, Args)]
@@ -68,13 +70,8 @@ pub(super) struct CapacityArgs {
     most: f64,
 }
 
-/// `99%`, or `0.99`.
 fn percent(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix('%');
-    let scale = if number.is_some() { 0.01 } else { 1.0 };
-    let value: Option<f64> = number.unwrap_or(text).trim().parse().ok();
-    let share = value.map(|value| value * scale);
-    share
+    parse_share(text)
         .filter(|share| (0.000_1..1.0).contains(share))
         .ok_or_else(|| format!("`{text}` is no share; accepted is more than 0% and less than 100%"))
 }
@@ -92,7 +89,10 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<Ending> {
     } else {
         LoadUnit::RequestsPerSecond
     };
-    let mut probes = Probes::new(&args.curve, "sweep", unit, loads[0])?;
+    let first = at_load(&args.curve.flags, unit, loads[0]);
+    let plan = plan::resolve(&first, args.curve.scenario.as_deref())?;
+    let mut probes = Probes::new(&args.curve, "sweep", unit, &plan);
+    probes.warm_up(&plan, loads[0])?;
     for load in loads {
         let (_, report) = probes.run(load)?;
         if report.run.incomplete {
@@ -118,7 +118,8 @@ pub(super) fn capacity(args: &CapacityArgs) -> Result<Ending> {
              generated workload"
         ),
     };
-    let mut probes = Probes::new(&args.curve, "capacity", unit, start)?;
+    let mut probes = Probes::new(&args.curve, "capacity", unit, &plan);
+    probes.warm_up(&plan, start)?;
     let mut search = Search::new(Goal {
         share: args.share,
         start,
@@ -148,6 +149,22 @@ pub(super) fn capacity(args: &CapacityArgs) -> Result<Ending> {
     probes.finish(Some(found), ending)
 }
 
+/// Beyond the seeds of all runs that count.
+const WARM_UP_SEED: u64 = 10_000;
+
+/// The flags with a load in place of theirs.
+fn at_load(flags: &Scenario, unit: LoadUnit, load: f64) -> Scenario {
+    let (rate, users) = match unit {
+        LoadUnit::RequestsPerSecond => (Some(load), None),
+        LoadUnit::Users => (None, Some(load as i64)),
+    };
+    Scenario {
+        rate,
+        users,
+        ..flags.clone()
+    }
+}
+
 /// The runs of a curve.
 struct Probes<'a> {
     args: &'a CurveArgs,
@@ -158,47 +175,40 @@ struct Probes<'a> {
 }
 
 impl<'a> Probes<'a> {
-    fn new(args: &'a CurveArgs, command: &str, unit: LoadUnit, start: f64) -> Result<Self> {
-        let probes = Self {
+    /// `plan` is of the first load.
+    fn new(args: &'a CurveArgs, command: &str, unit: LoadUnit, plan: &Plan) -> Self {
+        let usual = || default_folder(plan, &format!("{command}-"));
+        Self {
             args,
             unit,
-            out: PathBuf::new(),
-            seed: 0,
-            curve: None,
-        };
-        let plan = plan::resolve(&probes.flags(start, None), args.scenario.as_deref())?;
-        let name = default_folder(&plan, &format!("{command}-"));
-        let probes = Self {
-            out: args.out.clone().unwrap_or(name),
+            out: args.out.clone().unwrap_or_else(usual),
             seed: plan.seed,
-            ..probes
-        };
-        if !matches!(plan.target, Target::Sim(_)) {
-            note("a run to warm up, which does not count …");
-            let plan = plan::resolve(&probes.flags(start, Some(0)), args.scenario.as_deref())?;
-            make(&plan, &probes.out.join("warm-up"))?;
+            curve: None,
         }
-        Ok(probes)
     }
 
-    /// The flags at a load, with the seed of a run.
-    fn flags(&self, load: f64, run: Option<u64>) -> Scenario {
-        let mut flags = self.args.flags.clone();
-        match self.unit {
-            LoadUnit::RequestsPerSecond => (flags.rate, flags.users) = (Some(load), None),
-            LoadUnit::Users => (flags.users, flags.rate) = (Some(load as i64), None),
+    /// A run that does not count; a simulated device is never cold.
+    fn warm_up(&self, plan: &Plan, load: f64) -> Result<()> {
+        if matches!(plan.target, Target::Sim(_)) {
+            return Ok(());
         }
-        if let Some(run) = run {
-            // The warm-up has the number 0 and a seed beyond those of all others.
-            flags.seed = Some(self.seed + if run == 0 { 10_000 } else { run - 1 });
-        }
-        flags
+        note("a run to warm up, which does not count …");
+        let plan = self.plan(load, WARM_UP_SEED)?;
+        make(&plan, &self.out.join("warm-up"))?;
+        Ok(())
+    }
+
+    /// The plan of a load, with prompts of its own.
+    fn plan(&self, load: f64, seed_offset: u64) -> Result<Plan> {
+        let mut flags = at_load(&self.args.flags, self.unit, load);
+        flags.seed = Some(self.seed + seed_offset);
+        plan::resolve(&flags, self.args.scenario.as_deref())
     }
 
     fn run(&mut self, load: f64) -> Result<(Segment, Report)> {
-        let number = self.curve.as_ref().map_or(0, |curve| curve.points.len()) + 1;
-        let flags = self.flags(load, Some(number as u64));
-        let plan = plan::resolve(&flags, self.args.scenario.as_deref())?;
+        let made = self.curve.as_ref().map_or(0, |curve| curve.points.len());
+        let number = made + 1;
+        let plan = self.plan(load, made as u64)?;
         let folder = format!("{number:02}-{}", significant(load));
         note(&format!(
             "run {number}: {} {} …",
@@ -261,9 +271,8 @@ impl<'a> Probes<'a> {
         let Some(curve) = &self.curve else {
             return Ok(());
         };
-        let path = self.out.join("curve.json");
         let text = serde_json::to_string_pretty(curve)?;
-        std::fs::write(&path, text).with_context(|| format!("`{}`", path.display()))
+        write_file(&self.out.join("curve.json"), text)
     }
 
     fn finish(mut self, found: Option<Found>, ending: Ending) -> Result<Ending> {
@@ -282,33 +291,16 @@ impl<'a> Probes<'a> {
 
 /// Reads a curve of this schema.
 pub(super) fn read(path: &Path) -> Result<LoadCurve> {
-    let place = || format!("`{}`", path.display());
-    let text = std::fs::read_to_string(path).with_context(place)?;
-    let value: serde_json::Value = serde_json::from_str(&text).with_context(place)?;
-    let version = value["schema_version"].as_u64();
-    ensure!(
-        version == Some(u64::from(SCHEMA_VERSION)),
-        "{}: schema_version is {version:?}; accepted is {SCHEMA_VERSION}",
-        place()
-    );
-    serde_json::from_value(value).with_context(place)
+    Ok(versioned::read(path, SCHEMA_VERSION)?.0)
 }
 
 /// Writes the renderings and prints the curve.
 pub(super) fn show(curve: &LoadCurve, out: &Path, as_json: bool) -> Result<()> {
-    for (name, text) in [
-        ("curve.md", render::curve_markdown(curve)),
-        ("curve.html", render::curve_html(curve)),
-    ] {
-        let path = out.join(name);
-        std::fs::write(&path, text).with_context(|| format!("`{}`", path.display()))?;
-    }
+    write_file(&out.join("curve.md"), render::curve_markdown(curve))?;
+    write_file(&out.join("curve.html"), render::curve_html(curve))?;
     note(&format!("\n{}", out.join("curve.html").display()));
     if as_json {
-        return Ok(print(&format!(
-            "{}\n",
-            serde_json::to_string_pretty(curve)?
-        ))?);
+        return print_json(curve);
     }
     Ok(print(&render::curve_terminal(curve))?)
 }

@@ -17,7 +17,7 @@ use backends::probe::{
 use clap::Args;
 use serde_json::{Map, json};
 
-use super::{Ending, print};
+use super::{Ending, print, print_json};
 use crate::host::host_info;
 use crate::units::show_bytes;
 
@@ -36,12 +36,11 @@ pub(super) fn run(args: &DevicesArgs) -> Result<Ending> {
         return facts(id, args.json);
     }
     let found = discover(&Places::of_this_host());
-    let text = if args.json {
-        serde_json::to_string_pretty(&as_json(&found))? + "\n"
+    if args.json {
+        print_json(&as_json(&found))?;
     } else {
-        as_text(&found)
-    };
-    print(&text)?;
+        print(&as_text(&found))?;
+    }
     Ok(Ending::Done)
 }
 

@@ -5,7 +5,7 @@ use anyhow::Result;
 use backends::Clock;
 use clap::Args;
 
-use super::{Ending, print};
+use super::{Ending, print, print_json};
 use crate::doctor::{Places, State, examine};
 
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Ending> {
     let clock = Clock::wall();
     let found = clock.block_on(examine(&clock, &Places::default()));
     if args.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&found)?))?;
+        print_json(&found)?;
         return Ok(Ending::Done);
     }
     let mut text = String::new();

@@ -13,11 +13,11 @@ use clap::{ArgGroup, Args};
 use reports::gate::{GateReport, MAX_VALUES, Rule};
 use reports::render;
 
-use super::{Ending, interrupt, print, wants_colour};
+use super::{Ending, interrupt, print, print_json, style};
 use crate::gate::command::Program;
 use crate::gate::metric::{self, GateMetric};
 use crate::gate::{exact, paired, stored};
-use crate::units::parse_duration;
+use crate::units::{parse_duration, parse_share};
 
 /// Margin of figures, and of counted instructions.
 const MARGIN: f64 = 0.05;
@@ -181,26 +181,16 @@ fn write(args: &GateArgs, report: &GateReport) -> Result<()> {
 }
 
 fn show(args: &GateArgs, report: &GateReport) -> Result<()> {
-    let text = if args.json {
-        format!("{}\n", serde_json::to_string_pretty(report)?)
-    } else if wants_colour() {
-        render::gate(report, render::Style::Ansi)
-    } else {
-        render::gate(report, render::Style::Plain)
-    };
-    Ok(print(&text)?)
+    if args.json {
+        return print_json(report);
+    }
+    Ok(print(&render::gate(report, style()))?)
 }
 
-/// `5%` or `0.05`, as a share.
 fn parse_percent(text: &str) -> Result<f64, String> {
-    let share = match text.strip_suffix('%') {
-        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
-        None => text.parse(),
-    };
     let wrong =
         || format!("`{text}` is not a margin; accepted is a percentage such as `5%`, below 100%");
-    share
-        .ok()
+    parse_share(text)
         .filter(|share| (0.0..1.0).contains(share))
         .ok_or_else(wrong)
 }

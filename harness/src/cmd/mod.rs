@@ -20,10 +20,12 @@ mod speed;
 mod workloads;
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
+use reports::render;
 
 /// What does a chatbot query, and a million tokens, cost on this chip, at a latency users accept?
 #[derive(Debug, Parser)]
@@ -149,6 +151,19 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// A value as JSON, to standard output.
+fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    Ok(print(&format!(
+        "{}\n",
+        serde_json::to_string_pretty(value)?
+    ))?)
+}
+
+/// A file of a user's; the error names it.
+fn write_file(path: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
+    std::fs::write(path, bytes).with_context(|| format!("`{}`", path.display()))
+}
+
 /// Data, to standard output.
 fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -182,7 +197,12 @@ async fn interrupt() {
     drop(tokio::signal::ctrl_c().await);
 }
 
-/// May standard output have colour?
-fn wants_colour() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+/// Colour on a terminal whose user has nothing against it.
+fn style() -> render::Style {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if wanted && io::stdout().is_terminal() {
+        render::Style::Ansi
+    } else {
+        render::Style::Plain
+    }
 }

@@ -6,7 +6,7 @@ use models::store::{self, CatalogueEntry, PullSource};
 use models::{ModelInfo, ModelSource, load_tokenizer};
 use serde_json::json;
 
-use super::{Ending, note, print};
+use super::{Ending, note, print, print_json};
 use crate::units::show_bytes;
 
 #[derive(Debug, Args)]
@@ -102,7 +102,7 @@ fn list(as_json: bool) -> Result<()> {
                 json!({ "name": name, "state": state, "available": here, "description": words })
             })
             .collect();
-        print(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
+        print_json(&rows)?;
         return Ok(());
     }
     let lines = rows

@@ -8,12 +8,13 @@ use clap::Args;
 use reports::cost::{self, Measured};
 use reports::dialect::{self, Dialect};
 use reports::export::Format;
+use reports::schema::SCHEMA_VERSION;
 use reports::{Report, Window, export, render};
 
-use super::{Ending, print, wants_colour};
-use crate::gate::stored::read_report;
+use super::{Ending, print, print_json, style, write_file};
 use crate::prices;
 use crate::recorder::read_records;
+use crate::versioned;
 
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
@@ -90,8 +91,7 @@ pub(super) fn run(args: &ReportArgs) -> Result<Ending> {
     let path = args.dir.join("report.json");
     let mut report = read(&path)?;
     if args.price.apply(&mut report)? {
-        let text = serde_json::to_string_pretty(&report)?;
-        std::fs::write(&path, text).with_context(|| format!("`{}`", path.display()))?;
+        write_file(&path, serde_json::to_string_pretty(&report)?)?;
     }
     write_renderings(&report, &args.dir)?;
     match args.dialect {
@@ -121,7 +121,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<Ending> {
     std::fs::create_dir_all(folder).with_context(|| format!("`{}`", folder.display()))?;
     for file in export::files(args.format, &report, &records) {
         let path = folder.join(file.name);
-        std::fs::write(&path, file.bytes).with_context(|| format!("`{}`", path.display()))?;
+        write_file(&path, file.bytes)?;
         print(&format!("{}\n", path.display()))?;
     }
     Ok(Ending::Done)
@@ -144,41 +144,27 @@ pub(super) fn show_dialect(
         end_ns: ns(end_s),
     };
     let figures = dialect::figures(dialect, records.iter(), window);
-    let text = if as_json {
-        format!("{}\n", serde_json::to_string_pretty(&figures)?)
-    } else {
-        render::dialect(&figures)
-    };
-    Ok(print(&text)?)
+    if as_json {
+        return print_json(&figures);
+    }
+    Ok(print(&render::dialect(&figures))?)
 }
 
 /// Reads a report of this schema.
 pub(super) fn read(path: &Path) -> Result<Report> {
-    Ok(read_report(path)?.0)
+    Ok(versioned::read(path, SCHEMA_VERSION)?.0)
 }
 
 /// Writes `report.md` and `report.html`.
 pub(super) fn write_renderings(report: &Report, dir: &Path) -> Result<()> {
-    let write = |name: &str, text: String| {
-        let path = dir.join(name);
-        std::fs::write(&path, text).with_context(|| format!("`{}`", path.display()))
-    };
-    write("report.md", render::markdown(report))?;
-    write("report.html", render::html(report))
+    write_file(&dir.join("report.md"), render::markdown(report))?;
+    write_file(&dir.join("report.html"), render::html(report))
 }
 
 /// Prints a report to standard output.
 pub(super) fn show(report: &Report, as_json: bool) -> Result<()> {
     if as_json {
-        return Ok(print(&format!(
-            "{}\n",
-            serde_json::to_string_pretty(report)?
-        ))?);
+        return print_json(report);
     }
-    let style = if wants_colour() {
-        render::Style::Ansi
-    } else {
-        render::Style::Plain
-    };
-    Ok(print(&render::terminal(report, style))?)
+    Ok(print(&render::terminal(report, style()))?)
 }

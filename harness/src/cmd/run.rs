@@ -6,13 +6,13 @@ mod measure;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use clap::Args;
 use reports::Report;
 use reports::capacity::GoodBlock;
 use reports::dialect::Dialect;
 
-use super::{Ending, note, report};
+use super::{Ending, note, report, write_file};
 use crate::plan::{self, Plan};
 use crate::scenario::Scenario;
 use crate::target::{Served, Target};
@@ -212,14 +212,9 @@ fn check_shortest_prompt(plan: &Plan, template_tokens: u32) -> Result<()> {
 }
 
 fn write_files(report: &Report, outcome: &Outcome, out: &Path) -> Result<()> {
-    let write = |name: &str, bytes: &[u8]| {
-        let path = out.join(name);
-        std::fs::write(&path, bytes).with_context(|| format!("`{}`", path.display()))
-    };
-    write(
-        "report.json",
-        serde_json::to_string_pretty(report)?.as_bytes(),
-    )?;
-    write("latency.hlog", &outcome.recorded.measurements.interval_log)?;
+    let report_json = serde_json::to_string_pretty(report)?;
+    write_file(&out.join("report.json"), report_json)?;
+    let log = &outcome.recorded.measurements.interval_log;
+    write_file(&out.join("latency.hlog"), log)?;
     report::write_renderings(report, out)
 }

@@ -16,7 +16,7 @@ use models::{
 };
 use serde::Serialize;
 
-use super::{Ending, note, print};
+use super::{Ending, note, print, print_json};
 use crate::plan::{instructions, kernels};
 use crate::target::{Kernels, Served, Target};
 use crate::units::show_bytes;
@@ -188,7 +188,7 @@ pub(super) fn run(args: &SpeedArgs) -> Result<Ending> {
         rows.push(row);
     }
     if args.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
+        print_json(&rows)?;
     }
     Ok(Ending::Done)
 }

@@ -11,7 +11,7 @@ use reports::fit::Fit;
 use reports::render;
 use serde_json::json;
 
-use super::{Ending, print, wants_colour};
+use super::{Ending, print, print_json, style};
 use crate::arrivals::Arrivals;
 use crate::workload::check::{CheckOptions, check_replay, check_spec};
 use crate::workload::replay::{Replay, ReplayOptions};
@@ -89,7 +89,7 @@ fn list(json: bool) -> Result<()> {
             .iter()
             .map(|spec| json!({ "name": spec.name, "description": spec.description }))
             .collect();
-        print(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
+        print_json(&rows)?;
         return Ok(());
     }
     let line = |spec: &spec::WorkloadSpec| format!("{:18} {}\n", spec.name, spec.description);
@@ -114,14 +114,9 @@ fn check(args: &CheckArgs) -> Result<Ending> {
         std::fs::write(path, render::fit_html(&fit)).with_context(place)?;
     }
     if args.json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&fit)?))?;
+        print_json(&fit)?;
     } else {
-        let style = if wants_colour() {
-            render::Style::Ansi
-        } else {
-            render::Style::Plain
-        };
-        print(&render::fit(&fit, style))?;
+        print(&render::fit(&fit, style()))?;
     }
     Ok(if fit.passed {
         Ending::Done

@@ -12,11 +12,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use backends::clock::monotonic_now_ns;
 use backends::{Clock, Nanos};
+use reports::Report;
+use reports::schema::SCHEMA_VERSION;
 use reports::validity::Verdict;
 use serde_json::Value;
 
 use super::metric::Given;
-use super::stored::read_report;
+use crate::versioned;
 
 /// Stands for the folder of a run.
 const OUT: &str = "{out}";
@@ -109,7 +111,7 @@ impl Program {
             if !status.success() && !may_be_invalid {
                 bail!("{status}{}", last_words(folder));
             }
-            let (report, value) = read_report(&report)?;
+            let (report, value) = versioned::read::<Report>(&report, SCHEMA_VERSION)?;
             let is_invalid = report.validity.verdict == Verdict::Invalid;
             if !status.success() && !is_invalid {
                 bail!("{status}, though its report is VALID{}", last_words(folder));

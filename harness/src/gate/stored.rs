@@ -4,9 +4,9 @@
 //! user said that they may differ; then the differences are in the report.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use reports::Report;
 use reports::gate::{
     Figures, GATE_SCHEMA_VERSION, GateReport, MAX_VALUES, MetricResult, Rule, Side, Tier, Verdict,
@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::exact;
 use super::metric::{GateMetric, Given, shown};
+use crate::versioned;
 
 const WEAK_SINGLE: &str = "One run of each cannot tell a change of the program from a change of \
     the machine: the interval knows only how requests differ within a run. On a machine that \
@@ -40,21 +41,6 @@ pub struct Stored {
     pub value: Value,
 }
 
-/// Reads a report of this build's schema.
-pub fn read_report(path: &Path) -> Result<(Report, Value)> {
-    let place = || format!("`{}`", path.display());
-    let text = std::fs::read_to_string(path).with_context(place)?;
-    let value: Value = serde_json::from_str(&text).with_context(place)?;
-    let version = value["schema_version"].as_u64();
-    ensure!(
-        version == Some(u64::from(SCHEMA_VERSION)),
-        "{}: schema_version is {version:?}; accepted is {SCHEMA_VERSION}",
-        place()
-    );
-    let report = serde_json::from_value(value.clone()).with_context(place)?;
-    Ok((report, value))
-}
-
 /// Reads result folders or files, all different ones.
 pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Stored>> {
     ensure!(
@@ -70,7 +56,7 @@ pub fn read_all(paths: &[PathBuf]) -> Result<Vec<Stored>> {
         let file = folder
             .as_ref()
             .map_or_else(|| path.clone(), |folder| folder.join("report.json"));
-        let (report, value) = read_report(&file)?;
+        let (report, value) = versioned::read::<Report>(&file, SCHEMA_VERSION)?;
         ensure!(
             seen.insert(file.canonicalize().unwrap_or(file)),
             "`{}` is given twice; a run counts once",

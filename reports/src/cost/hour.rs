@@ -242,16 +242,13 @@ impl Priced {
         let network = term(&self.terms.network_share, 0.0);
         let capital = paid * (recovery.capital - residual * recovery.sinking) / hours;
         let kilowatts = self.watts(world, measured)? / 1_000.0;
-        let power = match (&self.site.hosting_per_kw_month, &self.site) {
-            (Some(hosting), _) => ("hosting", kilowatts * usd(world, hosting) / HOURS_A_MONTH),
-            (None, site) => {
-                let tariff = site
-                    .tariff_per_kwh
-                    .as_ref()
-                    .map_or(0.0, |price| usd(world, price));
-                let pue = site.pue.as_ref().map_or(1.0, |pue| world.value(pue));
-                ("power", kilowatts * pue * tariff)
-            }
+        let power = if let Some(hosting) = &self.site.hosting_per_kw_month {
+            ("hosting", kilowatts * usd(world, hosting) / HOURS_A_MONTH)
+        } else {
+            let tariff = self.site.tariff_per_kwh.as_ref();
+            let tariff = tariff.map_or(0.0, |price| usd(world, price));
+            let pue = self.site.pue.as_ref().map_or(1.0, |pue| world.value(pue));
+            ("power", kilowatts * pue * tariff)
         };
         Ok(vec![
             ("capital", capital),

@@ -10,6 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::stats::percentile_interval;
+
 /// Draws behind each interval.
 pub const DRAWS: usize = 2_000;
 /// Drawing starts here, always.
@@ -86,13 +88,12 @@ pub struct Estimate {
 impl Estimate {
     /// From the mid value and the values of the draws.
     pub(super) fn new(mid: f64, mut draws: Vec<f64>) -> Self {
-        draws.sort_unstable_by(f64::total_cmp);
-        let rank = |per_mille: usize| (draws.len() * per_mille).div_ceil(1_000).saturating_sub(1);
-        let at = |per_mille| draws.get(rank(per_mille)).copied().unwrap_or(mid);
+        let ends = percentile_interval(&mut draws, f64::total_cmp);
+        let (low, high) = ends.unwrap_or((mid, mid));
         Self {
             mid,
-            low: at(25).min(mid),
-            high: at(975).max(mid),
+            low: low.min(mid),
+            high: high.max(mid),
         }
     }
 

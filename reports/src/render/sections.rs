@@ -3,7 +3,7 @@
 //! Invariant: a row stands in its table whether or not its figure is known; only what a target
 //! cannot have at all is left out. What it does not do: order the tables; `view` does.
 
-use crate::cost::{Cost, Estimate, Figures};
+use crate::cost::{Cost, Estimate};
 use crate::preflight::{Preflight, Spread};
 use crate::record::TokenCountSource;
 use crate::schema::{RealisedWorkload, Report};
@@ -84,51 +84,20 @@ fn estimate(value: Estimate) -> Figure {
     }
 }
 
-/// The figures of a cost: key, label, value.
-fn cost_rows(figures: &Figures) -> [(&'static str, &'static str, Option<Estimate>); 9] {
-    [
-        ("usd_per_query", "Per served query", figures.usd_per_query),
-        (
-            "usd_per_million_input_tokens",
-            "Per million input tokens",
-            figures.usd_per_million_input_tokens,
-        ),
-        (
-            "usd_per_million_uncached_input_tokens",
-            "of which no cache held",
-            figures.usd_per_million_uncached_input_tokens,
-        ),
-        (
-            "usd_per_million_cached_input_tokens",
-            "of which a cache held",
-            figures.usd_per_million_cached_input_tokens,
-        ),
-        (
-            "usd_per_million_output_tokens",
-            "Per million output tokens",
-            figures.usd_per_million_output_tokens,
-        ),
-        (
-            "usd_per_million_total_tokens",
-            "Per million tokens, input and output alike",
-            figures.usd_per_million_total_tokens,
-        ),
-        (
-            "usd_per_million_output_tokens_whole_cost",
-            "Per million output tokens, input free",
-            figures.usd_per_million_output_tokens_whole_cost,
-        ),
-        (
-            "usd_per_million_chinese_characters",
-            "Per million Chinese characters",
-            figures.usd_per_million_chinese_characters,
-        ),
-        (
-            "usd_per_mau_month",
-            "Per monthly active user and month",
-            figures.usd_per_mau_month,
-        ),
-    ]
+/// The label of a figure of the cost.
+fn cost_label(key: &'static str) -> &'static str {
+    match key {
+        "usd_per_query" => "Per served query",
+        "usd_per_million_input_tokens" => "Per million input tokens",
+        "usd_per_million_uncached_input_tokens" => "of which no cache held",
+        "usd_per_million_cached_input_tokens" => "of which a cache held",
+        "usd_per_million_output_tokens" => "Per million output tokens",
+        "usd_per_million_total_tokens" => "Per million tokens, input and output alike",
+        "usd_per_million_output_tokens_whole_cost" => "Per million output tokens, input free",
+        "usd_per_million_chinese_characters" => "Per million Chinese characters",
+        "usd_per_mau_month" => "Per monthly active user and month",
+        other => other,
+    }
 }
 
 /// What it cost.
@@ -144,9 +113,9 @@ pub(super) fn cost(report: &Report) -> Section {
             rows,
         };
     };
-    let figures = cost_rows(&cost.at_this_load).into_iter();
+    let figures = cost.at_this_load.by_key().into_iter();
     let mut rows: Vec<Row> = figures
-        .map(|(key, label, value)| row(label, cost_figure(cost, key, value)))
+        .map(|(key, value)| row(cost_label(key), cost_figure(cost, key, value)))
         .collect();
     if let Some(split) = &cost.split {
         let shares = format!(
@@ -195,9 +164,9 @@ pub(super) fn cost_over_the_day(report: &Report) -> Option<Section> {
             used.confidence.name()
         ),
     )];
-    let figures = cost_rows(&day.figures).into_iter();
-    let known = figures.filter(|(_, _, value)| value.is_some());
-    rows.extend(known.map(|(key, label, value)| row(label, cost_figure(cost, key, value))));
+    let figures = day.figures.by_key().into_iter();
+    let known = figures.filter(|(_, value)| value.is_some());
+    rows.extend(known.map(|(key, value)| row(cost_label(key), cost_figure(cost, key, value))));
     rows.extend(cost.services.iter().map(|bill| {
         let words = format!(
             "{} for a query, {} for a million tokens ({}; {}, {}, confidence {})",
