@@ -8,10 +8,11 @@
 //! For each load, the floor and `weighbridge run` take turns against `weighbridge mock` (TTFT
 //! 50 ms, ITL 20 ms, 64 tokens); medians over the repetitions. Where there is `taskset`, the client
 //! has one processor and the server another. Both clients are judged by the same code, from their
-//! records and the server's. Without `--bench` (as in `cargo test`) it checks in a second that
+//! records and the server's. `--aiperf` puts AIPerf beside them. Without `--bench` (as in `cargo test`) it checks in a second that
 //! floor and server agree.
 
 mod floor;
+mod peer;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -83,6 +84,9 @@ struct Options {
     /// Processor of the client
     #[arg(long, default_value = "1")]
     client_cpu: String,
+    /// Also AIPerf, from PyPI, judged by the figures that it reports
+    #[arg(long)]
+    aiperf: bool,
     /// Drive the floor against this server and write its records (used by this program itself)
     #[arg(long, hide = true)]
     floor: Option<SocketAddr>,
@@ -121,6 +125,13 @@ fn main() -> Result<()> {
         }
         row("floor", load, &floors);
         row("weighbridge", load, &ours);
+        if options.aiperf {
+            match measure_peer(&options, load, folder.path()) {
+                Ok(run) => row("aiperf", load, &[run]),
+                // Its own limits are not ours to mend, nor to hide.
+                Err(error) => print(&format!("| aiperf | {load} | {error:#} |")),
+            }
+        }
     }
     Ok(())
 }
@@ -187,6 +198,24 @@ fn measure(
         against: compare(&records, &truth, start_ns),
         achieved: begun,
         cpu_ms_per_1000: cpu_s * 1e6 / tokens.max(1) as f64,
+    })
+}
+
+/// Once, since it takes minutes; it says itself over how many requests.
+fn measure_peer(options: &Options, load: Load, folder: &Path) -> Result<Run> {
+    let program = pinned(&options.server_cpu, &options.weighbridge);
+    let mut server = GroundTruth::start(program, &folder.join("truth.jsonl"))?;
+    let reported = peer::run(options, load, server.base(), folder)?;
+    let truth = server.finish()?;
+    let asked_per_s = match load {
+        Load::Open(rate) => rate,
+        Load::Closed(users) => users as f64 / ANSWER_S,
+    };
+    let tokens = reported.requests() * f64::from(TOKENS);
+    Ok(Run {
+        against: reported.against(&truth.requests),
+        achieved: reported.requests_per_s() / asked_per_s,
+        cpu_ms_per_1000: reported.cpu_s * 1e6 / tokens,
     })
 }
 

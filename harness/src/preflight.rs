@@ -2,9 +2,11 @@
 //!
 //! The server is this program again, as a child process, so that the two share no thread. What the
 //! client reports of it is held against the server's own record, request by request. Invariant: the
-//! same driver, client and recorder as in the run that follows, at its number of users or its rate.
+//! same driver, client and recorder as in the run that follows, with its number of users or at the
+//! requests and tokens per second of its busiest seconds.
 //! What it does not do: judge; [`reports::preflight`] does.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -25,7 +27,7 @@ use crate::mock::record::{Record, Truth};
 use crate::plan::TokenizerKind;
 use crate::recorder::Recorder;
 use crate::workload::rate::RateCurve;
-use crate::workload::schedule::{OpenLoad, Pace};
+use crate::workload::schedule::{OpenLoad, Pace, Session};
 use crate::workload::source::{SessionSource, Workload};
 use crate::workload::spec;
 
@@ -37,14 +39,36 @@ const DRAIN_S: f64 = 2.0;
 const LOWEST_RATE: f64 = 40.0;
 /// Short prompts and the length of a short answer; one token in each chunk.
 const WORKLOAD: &str = "random:64/64";
+const ANSWER_TOKENS: u32 = 64;
 
 /// How hard the client has to work.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pressure {
-    /// Requests per second.
+    /// Requests per second, of [`ANSWER_TOKENS`] each.
     Rate(f64),
     /// Users of a closed loop.
     Users(u32),
+}
+
+impl Pressure {
+    /// The busiest seconds of a schedule, as so many requests of the preflight's length: as many
+    /// requests, and as many tokens.
+    pub fn of_schedule(sessions: &[Session]) -> Self {
+        /// About as long as the tokens of an answer take to come.
+        const STRETCH_S: f64 = 5.0;
+        let mut stretches: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for turn in sessions.iter().flat_map(|session| &session.turns) {
+            let stretch = (turn.nominal.as_secs_f64() / STRETCH_S) as u64;
+            let (requests, tokens) = stretches.entry(stretch).or_default();
+            *requests += 1;
+            let until = turn.cancel_after.unwrap_or(turn.output_tokens);
+            *tokens += u64::from(turn.output_tokens.min(until));
+        }
+        let each = |&(requests, tokens): &(u64, u64)| {
+            (requests as f64).max(tokens as f64 / f64::from(ANSWER_TOKENS)) / STRETCH_S
+        };
+        Self::Rate(stretches.values().map(each).fold(0.0, f64::max))
+    }
 }
 
 /// Drives the client for a few seconds under `pressure`.
@@ -112,7 +136,7 @@ fn load_under(pressure: Pressure, source: &SessionSource) -> (String, Load) {
                 max_requests: None,
             });
             (
-                format!("open loop, {rate} requests per second"),
+                format!("open loop, {rate} requests of {ANSWER_TOKENS} tokens per second"),
                 Load::Open(schedule.sessions),
             )
         }
@@ -351,6 +375,8 @@ impl Drop for GroundTruth {
 mod tests {
     use super::*;
     use crate::mock::record::RecordHead;
+    use crate::workload::schedule::Turn;
+    use crate::workload::session::PromptPlan;
     use reports::TokenCountSource;
 
     fn record(id: u64, chunk_ns: Vec<u64>) -> RequestRecord {
@@ -432,6 +458,45 @@ mod tests {
                 .values()
                 .all(|figures| !figures.contains_key("p99"))
         );
+    }
+
+    #[test]
+    fn the_busiest_seconds_count_by_requests_and_by_tokens() {
+        let turn = |at_s: f64, output_tokens: u32, cancel_after: Option<u32>| Turn {
+            turn: 0,
+            nominal: Nanos::from_secs_f64(at_s),
+            user: String::new(),
+            injected: String::new(),
+            fixed: None,
+            prompt: PromptPlan {
+                first_turn: 0,
+                user_tokens: 1,
+                injected_tokens: 0,
+                prompt_tokens: 1,
+                truncated: false,
+            },
+            output_tokens,
+            cancel_after,
+            think: Nanos(0),
+            seed: 0,
+        };
+        let of = |turns: Vec<Turn>| {
+            Pressure::of_schedule(&[Session {
+                index: 0,
+                class: "a".into(),
+                system: None,
+                past: Vec::new(),
+                turns,
+            }])
+        };
+        let short = || (0..50).map(|i| turn(10.0 + f64::from(i) * 0.1, 8, None));
+        assert_eq!(of(short().collect()), Pressure::Rate(10.0), "as many requests");
+        let long = turn(1.0, 6_400, None);
+        let both = short().chain([long]).collect();
+        assert_eq!(of(both), Pressure::Rate(20.0), "as many tokens: 6,400 in 5 s");
+        let given_up = turn(1.0, 6_400, Some(640));
+        assert_eq!(of(vec![given_up]), Pressure::Rate(2.0));
+        assert_eq!(of(Vec::new()), Pressure::Rate(0.0));
     }
 
     #[test]

@@ -18,8 +18,8 @@ pub fn read(given: &str) -> Result<Vec<Subject>> {
         path.to_owned()
     };
     let name = || format!("`{}`", file.display());
-    let text = std::fs::read_to_string(&file).with_context(name)?;
-    let mut subjects = import::subjects(&text).with_context(name)?;
+    let bytes = std::fs::read(&file).with_context(name)?;
+    let mut subjects = import::subjects_of(&bytes).with_context(name)?;
     let count = subjects.len();
     match place {
         None => Ok(subjects),

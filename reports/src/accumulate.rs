@@ -236,6 +236,7 @@ impl Accumulator {
         }
         self.length_mismatches += u64::from(record.is_off_length());
         self.pushed_turns += u64::from(record.pushed_ns > 0);
+        self.rates.arrived.add(self.grid, record.intended_ns, 1);
         if record.outcome != Outcome::Cancelled {
             self.rates.judged.add(self.grid, record.intended_ns, 1);
         }

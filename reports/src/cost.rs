@@ -210,9 +210,13 @@ pub fn tokens_and_seconds(summary: &Summary) -> (f64, f64, f64) {
 /// Prices a run.
 pub fn price(measured: &Measured<'_>, priced: &Priced) -> Result<Cost, CostError> {
     let summary = measured.summary;
-    let power = measured
-        .energy
-        .and_then(|energy| MeasuredPower::new(energy, summary.window_s));
+    let power = measured.energy.map_or(Ok(None), |energy| {
+        MeasuredPower::new(energy, summary.window_s, priced)
+    });
+    let (power, not_its_power) = match power {
+        Ok(power) => (power, None),
+        Err(why) => (None, Some(why)),
+    };
     let served = summary.served.filter(|served| served.requests > 0);
     let basis = Basis {
         device_time: measured.device_time,
@@ -266,6 +270,8 @@ pub fn price(measured: &Measured<'_>, priced: &Priced) -> Result<Cost, CostError
         null_reasons: BTreeMap::new(),
     };
     cost.null_reasons = null_reasons(&cost, measured);
+    let why = not_its_power.map(|why| ("measured_power_w".to_owned(), why));
+    cost.null_reasons.extend(why);
     Ok(cost)
 }
 

@@ -10,6 +10,7 @@ mod field;
 mod guidellm;
 mod inferencex;
 mod llama_bench;
+mod table;
 mod vllm;
 
 use serde_json::Value;
@@ -21,7 +22,8 @@ use crate::subject::{Basis, SUBJECT_FORMAT, SUBJECT_SCHEMA_VERSION, Subject};
 pub const ACCEPTED: &str = "a result folder or `report.json` of weighbridge, the output of \
     `weighbridge import` or `weighbridge speed --json`, and the JSON results of \
     `vllm bench serve`, AIPerf (`profile_export_aiperf.json`), GuideLLM (`benchmarks.json`), \
-    `llama-bench -o json`, and InferenceX (`agg_*.json`)";
+    `llama-bench -o json`, and InferenceX (`agg_*.json`); the CSV and Parquet tables of \
+    `weighbridge export`";
 
 /// Why a text gave no subject.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,25 @@ pub enum ImportError {
     /// Cut off, or not JSON at all.
     #[error("not whole JSON, or not as its format has it")]
     Json(#[from] serde_json::Error),
+    /// No CSV after all.
+    #[error("not whole CSV")]
+    Csv(#[from] csv::Error),
+    /// A cell that is no number.
+    #[error("line {line}, `{column}`: `{found}` is no number")]
+    Cell {
+        /// Its column.
+        column: &'static str,
+        /// Counted from 1, the head too.
+        line: u64,
+        /// What is there.
+        found: String,
+    },
+    /// No Parquet after all.
+    #[error("not whole Parquet")]
+    Parquet(#[from] parquet::errors::ParquetError),
+    /// Neither text nor Parquet.
+    #[error("neither text nor Parquet\n\nhint: accepted are {ACCEPTED}")]
+    Bytes,
     /// Nobody's that is known here.
     #[error("the JSON has no known shape\n\nhint: accepted are {ACCEPTED}")]
     Shape,
@@ -52,9 +73,20 @@ pub enum ImportError {
     },
 }
 
-/// The subjects of a file: one, or one for each of its benchmarks or rows.
+/// The subjects of a file, whatever its format.
+pub fn subjects_of(bytes: &[u8]) -> Result<Vec<Subject>, ImportError> {
+    if bytes.starts_with(table::PARQUET_START) {
+        return Ok(vec![table::from_parquet(bytes)?]);
+    }
+    subjects(std::str::from_utf8(bytes).map_err(|_| ImportError::Bytes)?)
+}
+
+/// The subjects of a text: one, or one for each of its benchmarks or rows.
 pub fn subjects(text: &str) -> Result<Vec<Subject>, ImportError> {
     let text = text.trim_start_matches('\u{feff}').trim();
+    if text.starts_with(table::CSV_START) {
+        return Ok(vec![table::from_csv(text)?]);
+    }
     let value = match serde_json::from_str::<Value>(text) {
         Ok(value) => value,
         // `vllm bench serve --append-result` and `llama-bench -o jsonl` write one JSON per line.

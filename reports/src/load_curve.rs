@@ -170,12 +170,20 @@ impl Found {
     pub fn new(goal_share: f64, capacity: Capacity, passed: Option<&Report>) -> Self {
         let cost = passed.and_then(|report| report.cost.clone());
         let figures = cost.as_ref().map(|cost| cost.at_this_load);
+        // On the scale of the capacity: what arrived, or users.
+        let arrived = passed.and_then(|report| match report.workload.users {
+            Some(users) => Some(f64::from(users)),
+            None => {
+                let (summary, window_s) = (&report.summary, report.summary.window_s);
+                (window_s > 0.0).then(|| summary.requests.total as f64 / window_s)
+            }
+        });
         let widen = |figure: Option<Estimate>| {
-            let (figure, passed) = (figure?, capacity.passed?);
+            let (figure, arrived) = (figure?, arrived?);
             let (load, (low, high)) = (capacity.load?, capacity.ci95?);
             let spread =
                 |part: f64, end: f64| ((part.ln()).powi(2) + (end.ln()).powi(2)).sqrt().exp();
-            let mid = figure.mid * passed / load;
+            let mid = figure.mid * arrived / load;
             Some(Estimate {
                 mid,
                 low: mid / spread(figure.mid / figure.low, high / load),

@@ -40,6 +40,8 @@ pub enum Source {
     LlamaBench,
     /// A row of `InferenceX`.
     Inferencex,
+    /// A table of requests that `weighbridge export` wrote.
+    Requests,
 }
 
 impl Source {
@@ -53,13 +55,15 @@ impl Source {
             Self::Guidellm => "guidellm",
             Self::LlamaBench => "llama-bench",
             Self::Inferencex => "inferencex",
+            Self::Requests => "requests",
         }
     }
 
     /// Do figures of the two mean the same? Engines without load are measured alike.
     pub fn defines_as(self, other: Self) -> bool {
         let engine = |source| matches!(source, Self::Speed | Self::LlamaBench);
-        self == other || (engine(self) && engine(other))
+        let own = |source| matches!(source, Self::Weighbridge | Self::Requests);
+        self == other || (engine(self) && engine(other)) || (own(self) && own(other))
     }
 }
 

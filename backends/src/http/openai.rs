@@ -35,8 +35,8 @@ pub(super) fn request_body(
     };
     let mut value = serde_json::to_value(body).expect("a body is plain data");
     if let Value::Object(fields) = &mut value {
-        let least = stack.min_tokens_field().filter(|_| request.min_tokens > 0);
-        fields.extend(least.map(|name| (name.to_owned(), request.min_tokens.into())));
+        let least = stack.min_tokens_field().filter(|_| request.ignore_eos);
+        fields.extend(least.map(|name| (name.to_owned(), request.max_tokens.into())));
         fields.extend(extra.clone());
     }
     value.to_string().into_bytes()
@@ -108,7 +108,9 @@ pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, ChunkError> {
     for choice in raw.choices.unwrap_or_default() {
         chunk.has_choice = true;
         if let Some(delta) = choice.delta {
-            let texts = [delta.content, delta.reasoning_content, delta.reasoning];
+            // Some servers send reasoning under its old and its new name at once.
+            let reasoning = delta.reasoning_content.or(delta.reasoning);
+            let texts = [delta.content, reasoning];
             texts
                 .into_iter()
                 .flatten()
@@ -223,9 +225,9 @@ mod tests {
             "stream_options",
         ];
         for (stack, expected) in [
-            (Stack::OpenAi, "1101"),
-            (Stack::Vllm, "1101"),
-            (Stack::Sglang, "1101"),
+            (Stack::OpenAi, "1001"),
+            (Stack::Vllm, "1001"),
+            (Stack::Sglang, "1001"),
             (Stack::MindIe, "1001"),
             (Stack::Xllm, "1001"),
             (Stack::LmDeploy, "1011"),
@@ -239,7 +241,8 @@ mod tests {
             assert_eq!(body["max_tokens"], 5);
             // What the model may end is not to be forced.
             let body = request_body(&request(false), "m", stack, &Map::new());
-            assert!(!String::from_utf8_lossy(&body).contains("ignore_eos"));
+            let body = String::from_utf8_lossy(&body);
+            assert!(!body.contains("ignore_eos") && !body.contains("min_new_tokens"));
         }
         let extra = Map::from_iter([("ignore_eos".to_owned(), Value::Bool(true))]);
         let body = request_body(&request(false), "m", Stack::Tgi, &extra);

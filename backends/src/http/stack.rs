@@ -79,12 +79,13 @@ impl Stack {
         }
     }
 
-    /// Its name for the fewest tokens of an answer, if it has one.
+    /// Its name for the fewest tokens of an answer, where `ignore_eos` does not do. Where that does,
+    /// a least number only costs the server a mask over its vocabulary at each step.
     pub fn min_tokens_field(self) -> Option<&'static str> {
         match self {
-            Self::OpenAi | Self::Vllm | Self::Sglang => Some("min_tokens"),
+            // Its engines for other devices than NVIDIA's do not all keep to `ignore_eos`.
             Self::LmDeploy => Some("min_new_tokens"),
-            Self::MindIe | Self::Xllm | Self::Tgi => None,
+            Self::OpenAi | Self::Vllm | Self::Sglang | Self::MindIe | Self::Xllm | Self::Tgi => None,
         }
     }
 

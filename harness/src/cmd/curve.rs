@@ -62,12 +62,15 @@ pub(super) struct CapacityArgs {
     /// Share of requests that must meet the SLO
     #[arg(long, value_name = "PERCENT", default_value = "99%", value_parser = percent)]
     share: f64,
-    /// How near to each other a load that passes and one that fails end up
+    /// How near the ends of the capacity's interval are to come to it
     #[arg(long, value_name = "PERCENT", default_value = "3%", value_parser = percent)]
     precision: f64,
     /// No load above is tried
     #[arg(long, value_name = "LOAD", default_value_t = 100_000.0)]
     most: f64,
+    /// With as many runs made, none is added to narrow the interval
+    #[arg(long, value_name = "N", default_value_t = 24)]
+    most_runs: usize,
 }
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -92,7 +95,9 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<Ending> {
     let first = at_load(&args.curve.flags, unit, loads[0]);
     let plan = plan::resolve(&first, args.curve.scenario.as_deref())?;
     let mut probes = Probes::new(&args.curve, "sweep", unit, &plan);
-    probes.warm_up(&plan, loads[0])?;
+    if probes.warm_up(&plan, loads[0])? == Warmed::Interrupted {
+        return Ok(Ending::Interrupted);
+    }
     for load in loads {
         let (_, report) = probes.run(load)?;
         if report.run.incomplete {
@@ -114,18 +119,21 @@ pub(super) fn capacity(args: &CapacityArgs) -> Result<Ending> {
         plan::LoadKind::Closed(users) => (LoadUnit::Users, f64::from(users)),
         plan::LoadKind::Open(rate, _) => (LoadUnit::RequestsPerSecond, rate),
         plan::LoadKind::Replay(_) => anyhow::bail!(
-            "a trace has its own rate\n\nhint: `sweep` it with `--time-scale`, or search with a \
-             generated workload"
+            "a trace has its own rate\n\nhint: `run` it with several `--time-scale`s, or search \
+             with a generated workload"
         ),
     };
     let mut probes = Probes::new(&args.curve, "capacity", unit, &plan);
-    probes.warm_up(&plan, start)?;
+    if probes.warm_up(&plan, start)? == Warmed::Interrupted {
+        return Ok(Ending::Interrupted);
+    }
     let mut search = Search::new(Goal {
         share: args.share,
         start,
-        bracket: 1.0 + args.precision,
-        whole: unit == LoadUnit::Users,
+        precision: args.precision,
+        unit,
         most: args.most,
+        most_runs: args.most_runs,
     });
     let capacity = loop {
         let load = match search.next() {
@@ -165,6 +173,13 @@ fn at_load(flags: &Scenario, unit: LoadUnit, load: f64) -> Scenario {
     }
 }
 
+/// What became of the run that warms up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Warmed {
+    Yes,
+    Interrupted,
+}
+
 /// The runs of a curve.
 struct Probes<'a> {
     args: &'a CurveArgs,
@@ -188,14 +203,18 @@ impl<'a> Probes<'a> {
     }
 
     /// A run that does not count; a simulated device is never cold.
-    fn warm_up(&self, plan: &Plan, load: f64) -> Result<()> {
+    fn warm_up(&self, plan: &Plan, load: f64) -> Result<Warmed> {
         if matches!(plan.target, Target::Sim(_)) {
-            return Ok(());
+            return Ok(Warmed::Yes);
         }
         note("a run to warm up, which does not count …");
         let plan = self.plan(load, WARM_UP_SEED)?;
-        make(&plan, &self.out.join("warm-up"))?;
-        Ok(())
+        let ran = make(&plan, &self.out.join("warm-up"))?;
+        Ok(if ran.report.run.incomplete {
+            Warmed::Interrupted
+        } else {
+            Warmed::Yes
+        })
     }
 
     /// The plan of a load, with prompts of its own.
@@ -228,14 +247,26 @@ impl<'a> Probes<'a> {
         self.write()?;
         let segment = Segment {
             load,
+            window_s: report.summary.window_s,
             blocks: good_blocks,
             valid: report.validity.reasons.is_empty(),
         };
         Ok((segment, report))
     }
 
-    /// Notes what became of a load.
-    fn decide(&mut self, load: f64, decision: Decision, share: Option<f64>) {
+    /// Notes what became of a load; nothing does of a run that only narrows the interval.
+    fn decide(&mut self, load: f64, decision: Option<Decision>, share: Option<f64>) {
+        let share = share.map_or_else(
+            || "none".to_owned(),
+            |share| format!("{:.2} %", share * 100.0),
+        );
+        let (unit, shown) = (self.unit.name(), significant(load));
+        let Some(decision) = decision else {
+            note(&format!(
+                "{shown} {unit}, to narrow the interval: {share} within the SLO"
+            ));
+            return;
+        };
         let points = self.curve.iter_mut().flat_map(|curve| &mut curve.points);
         let mut runs = 0;
         for point in points.filter(|point| point.load.to_bits() == load.to_bits()) {
@@ -247,15 +278,7 @@ impl<'a> Probes<'a> {
             Decision::Fail => "fails".to_owned(),
             Decision::Open => format!("is too close to call ({runs} of {LOOKS} runs)"),
         };
-        note(&format!(
-            "{} {} {outcome}: {} within the SLO",
-            significant(load),
-            self.unit.name(),
-            share.map_or_else(
-                || "none".to_owned(),
-                |share| format!("{:.2} %", share * 100.0)
-            )
-        ));
+        note(&format!("{shown} {unit} {outcome}: {share} within the SLO"));
     }
 
     /// The report of the last run at a load.

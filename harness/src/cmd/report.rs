@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use reports::cost::{self, Measured};
 use reports::dialect::{self, Dialect};
@@ -84,6 +84,12 @@ impl PriceArgs {
 pub(super) fn run(args: &ReportArgs) -> Result<Ending> {
     let curve = args.dir.join("curve.json");
     if curve.exists() {
+        ensure!(
+            args.price.price.is_none() && args.dialect.is_none(),
+            "`{}` is a curve of several runs, and `--price` and `--dialect` are for one\n\nhint: each \
+             run has a folder of its own under it",
+            args.dir.display()
+        );
         let curve = super::curve::read(&curve)?;
         super::curve::show(&curve, &args.dir, args.json)?;
         return Ok(Ending::Done);

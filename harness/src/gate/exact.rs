@@ -17,13 +17,15 @@ use serde_json::Value;
 use super::stored::{Stored, invalid, side};
 
 /// What a run found, in its report.
-const FOUND: [&str; 6] = [
+const FOUND: [&str; 8] = [
     "/run/schedule_hash",
     "/workload/realised",
     "/validity",
     "/summary",
     "/histograms",
     "/series",
+    "/device_time",
+    "/client_error/pushed_turns",
 ];
 /// Every request, one line each; compared where both have it.
 const REQUESTS: &str = "requests.jsonl";

@@ -95,9 +95,9 @@ impl Workload {
         }
     }
 
-    /// Conversations of the chatbot whose usage is known, not prompts of a given length or a trace.
+    /// Conversations of the chatbot whose usage is known.
     pub fn is_chatbot(&self) -> bool {
-        self.spec().is_some_and(|spec| !spec.whole_prompt)
+        self.spec().is_some_and(|spec| spec.chatbot)
     }
 
     /// Does a window of so many seconds hold a day's rise and fall?

@@ -62,6 +62,9 @@ pub struct WorkloadSpec {
     /// User tokens are those of the whole prompt, chat template included; single turns only.
     #[serde(default)]
     pub whole_prompt: bool,
+    /// Its users are those of the chatbot whose requests a month the price sheets give.
+    #[serde(default)]
+    pub chatbot: bool,
     /// What a request must meet to count as goodput.
     #[serde(default)]
     pub slo: Option<Slo>,
@@ -377,6 +380,7 @@ fn random(name: &str, shape: &str) -> Result<WorkloadSpec, SpecError> {
         max_output: None,
         max_turns: Some(1),
         whole_prompt: true,
+        chatbot: false,
         slo: None,
         expected: None,
         classes: vec![class],

@@ -99,6 +99,7 @@ pub(super) struct RateCells {
     pub(super) output_tokens: Counter,
     pub(super) good: Counter,
     pub(super) judged: Counter,
+    pub(super) arrived: Counter,
 }
 
 impl RateCells {
@@ -108,6 +109,7 @@ impl RateCells {
             output_tokens: Counter::new(grid),
             good: Counter::new(grid),
             judged: Counter::new(grid),
+            arrived: Counter::new(grid),
         }
     }
 
@@ -119,6 +121,7 @@ impl RateCells {
         let cells = || (0..grid.cells).map(|cell| cell..cell + 1).collect();
         let blocks: Vec<Range<usize>> = grid.blocks().unwrap_or_else(cells);
         let block = |cells: &Range<usize>| GoodBlock {
+            arrived: sum(&self.arrived, cells),
             good: sum(&self.good, cells),
             judged: sum(&self.judged, cells),
         };

@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use super::quantity::{Quantity, World};
-use super::sheet::{Device, Payment, Sheet, Site, Terms};
+use super::sheet::{Device, Payment, Per, Sheet, Site, Terms};
 use crate::schema::Energy;
 
 /// Hours in a year, and in a twelfth of it.
@@ -73,15 +73,50 @@ pub struct MeasuredPower {
 }
 
 impl MeasuredPower {
-    /// The mean over a window; none where the telemetry gave no figure.
-    pub fn new(energy: &Energy, window_s: f64) -> Option<Self> {
-        let joules = energy.joules.filter(|_| window_s > 0.0)?;
-        Some(Self {
+    /// The mean over a window; `None` where the telemetry gave no figure.
+    ///
+    /// # Errors
+    /// Why the figure is not that of what is paid for.
+    pub fn new(energy: &Energy, window_s: f64, priced: &Priced) -> Result<Option<Self>, String> {
+        let Some(joules) = energy.joules.filter(|_| window_s > 0.0) else {
+            return Ok(None);
+        };
+        let whole_node = energy.scope == "node";
+        let of_processor = energy.source.starts_with(PROCESSOR);
+        match priced.device.per {
+            Per::Device if of_processor => {
+                return Err("the power that was measured is the processor's".to_owned());
+            }
+            Per::Vcpu if !of_processor && !whole_node => {
+                return Err("the power that was measured is not the processor's".to_owned());
+            }
+            Per::Device if !whole_node => {
+                let all = energy.devices.len();
+                let counted = energy.devices.iter();
+                let counted = counted.filter(|device| device.joules.is_some()).count();
+                // Two chips may share a sensor, so a card may be one or two of what is paid for.
+                if ![all, counted].contains(&(priced.units as usize)) {
+                    return Err(format!(
+                        "the power of {all} devices was measured, and {} paid for: name those that \
+                         serve (`--probe nvml:0,1`) or how many are paid for (`--price-units`)",
+                        match priced.units {
+                            1 => "1 is".to_owned(),
+                            units => format!("{units} are"),
+                        }
+                    ));
+                }
+            }
+            Per::Device | Per::Vcpu => {}
+        }
+        Ok(Some(Self {
             watts: joules / window_s,
-            whole_node: energy.scope == "node",
-        })
+            whole_node,
+        }))
     }
 }
+
+/// How the name of the processor's own counters begins.
+const PROCESSOR: &str = "rapl";
 
 /// A device of a sheet, so many times.
 #[derive(Debug, Clone, PartialEq)]

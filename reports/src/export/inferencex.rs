@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use super::{Sample, Totals, figures, per_second};
+use crate::cost::sheet::Per;
 use crate::dialect::Dialect;
 use crate::record::RequestRecord;
 use crate::schema::Report;
@@ -20,7 +21,9 @@ const SUMMARIES: [(&str, &str); 4] = [
 pub(super) fn row(report: &Report, records: &[&RequestRecord]) -> Value {
     let totals = Totals::new(records);
     let found = figures(Dialect::Vllm, report, records);
-    let devices = report.cost.as_ref().map_or(1, |cost| cost.units.max(1));
+    // What is paid for by the vCPU is one host.
+    let of_devices = report.cost.as_ref().filter(|cost| cost.per == Per::Device);
+    let devices = of_devices.map_or(1, |cost| cost.units.max(1));
     let each = |tokens: u64| per_second(tokens, found.duration_s) / f64::from(devices);
     let mean = |tokens: u64| (tokens as f64 / totals.finished.max(1) as f64).round();
     let mut row = json!({

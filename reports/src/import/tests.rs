@@ -176,3 +176,36 @@ fn what_is_no_result_is_an_error() {
         assert!(error.contains(expected), "{text}: {error}");
     }
 }
+
+/// Made by the tools themselves, 20 requests each against `weighbridge serve` by the scripts in
+/// `scripts/clients`; names of folders and hosts are out of both, and of GuideLLM's the statistics of
+/// characters and words and all but one request.
+#[test]
+fn exports_that_the_tools_wrote_are_read() {
+    let aiperf = one(include_str!("fixtures/aiperf-0.13.0.json"));
+    let guidellm = one(include_str!("fixtures/guidellm-0.8.1.json"));
+    let near = |subject: &Subject, key: &str, expected: f64| {
+        let found = value(subject, key).unwrap_or_else(|| panic!("{key} of {subject:?}"));
+        assert!((found / expected - 1.0).abs() < 1e-9, "{key}: {found}");
+    };
+    // What each tool printed, in its own units.
+    near(&aiperf, "ttft_s.p50", 2.143_624_5e-3);
+    near(&aiperf, "ttft_s.p99", 14.983_931_459_999_987e-3);
+    near(&aiperf, "tpot_s.p50", 0.665_564_145_161_290_3e-3);
+    near(&aiperf, "e2e_s.mean", 25.815_949_5e-3);
+    near(&aiperf, "request_rate", 4.957_780_709_514_026);
+    near(&aiperf, "output_tokens_per_s", 158.648_982_704_448_83);
+    near(&guidellm, "ttft_s.p50", 4.372_596_740_722_656e-3);
+    near(&guidellm, "ttft_s.p99", 17.682_790_756_225_586e-3);
+    near(&guidellm, "tpot_s.p50", 0.670_486_880_886_939_3e-3);
+    near(&guidellm, "e2e_s.p50", 24.623_394_012_451_172e-3);
+    near(&guidellm, "request_rate", 5.244_928_144_440_403);
+    near(&guidellm, "output_tokens_per_s", 167.837_700_622_092_94);
+    for subject in [&aiperf, &guidellm] {
+        assert_eq!(subject.workload.target_rate, Some(5.0), "{subject:?}");
+        assert!(subject.invalid.is_empty(), "{:?}", subject.invalid);
+        assert!(subject.label.contains("ref-135m"), "{}", subject.label);
+    }
+    assert_eq!(aiperf.source, Source::Aiperf);
+    assert_eq!(guidellm.source, Source::Guidellm);
+}

@@ -88,6 +88,14 @@ const ALL: &[Definition] = &[
                workload itself cancels do not.",
     },
     Definition {
+        key: "capacity",
+        name: "Capacity",
+        text: "The highest load at which enough of the requests meet the SLO (99 %, unless \
+               `weighbridge capacity` was asked for another share). That command finds it, with an \
+               interval; a single run only shows on which side of it its load is, and that only \
+               where the share of its requests is clearly above or below.",
+    },
+    Definition {
         key: "cost_per_query",
         name: "Cost per query",
         text: "Price of the hardware for the measured window, over the requests served in it: those \

@@ -136,6 +136,7 @@ fn command(view: &View<'_>) -> Part {
 fn cards(report: &Report) -> Vec<Card> {
     let mut cards = cost_cards(report.cost.as_ref());
     cards.push(goodput_card(report));
+    cards.push(capacity_card(report));
     cards.push(latency_card(report, Metric::Ttft));
     cards.push(latency_card(report, Metric::Tpot));
     let requests = significant(report.summary.request_rate.per_s);
@@ -198,6 +199,54 @@ fn goodput_card(report: &Report) -> Card {
         label,
         figure: Figure::plain(percent(share)),
         lines,
+    }
+}
+
+/// The share of `weighbridge capacity`, unless it is told another.
+const CAPACITY_SHARE: f64 = 0.99;
+
+/// On which side of this load the capacity is, where the run can tell.
+fn capacity_card(report: &Report) -> Card {
+    let workload = &report.workload;
+    let load = match (workload.target_rate, workload.users) {
+        _ if workload.whole_day => Err("the load of a day rises and falls"),
+        (Some(rate), _) => Ok(format!("{} req/s", significant(rate))),
+        (None, Some(users)) => Ok(format!("{users} users")),
+        (None, None) => Err("a trace has its own rate"),
+    };
+    let figure = match (side_of_capacity(report), load) {
+        (Err(why), _) | (_, Err(why)) => Figure::missing(why),
+        (Ok(true), Ok(load)) => Figure::plain(format!("≥ {load}")),
+        (Ok(false), Ok(load)) => Figure::plain(format!("< {load}")),
+    };
+    let share = || ("at".to_owned(), format!("{} within SLO", percent(CAPACITY_SHARE)));
+    Card {
+        label: Label::defined("Capacity", "capacity"),
+        lines: figure.reason.is_empty().then(share).into_iter().collect(),
+        figure,
+    }
+}
+
+/// True when the capacity is at least this load.
+fn side_of_capacity(report: &Report) -> Result<bool, &'static str> {
+    /// Late requests come together, so a share varies more than that of independent ones.
+    const TOGETHER: f64 = 2.0;
+    let Some(share) = report.summary.goodput_share else {
+        return Err("no SLO was given");
+    };
+    if !report.validity.reasons.is_empty() {
+        return Err("an INVALID run says nothing");
+    }
+    let judged = report.summary.requests.judged() as f64;
+    // Half a request away from none and from all.
+    let smoothed = (share * judged + 0.5) / (judged + 1.0);
+    let error = TOGETHER * 1.96 * (smoothed * (1.0 - smoothed) / judged).sqrt();
+    if share - error >= CAPACITY_SHARE {
+        Ok(true)
+    } else if share + error < CAPACITY_SHARE {
+        Ok(false)
+    } else {
+        Err("too close to call from one run")
     }
 }
 

@@ -175,6 +175,45 @@ fn an_export_is_read_with_the_figures_of_its_dialect() {
 }
 
 #[test]
+fn tables_of_requests_are_read_again_and_vouch_for_nothing() {
+    let report = synthetic::report(Story::Steady, "ref-135m");
+    let records = synthetic::records(Story::Steady);
+    let read = |format| {
+        let files = export::files(format, &report, &records);
+        let found = import::subjects_of(&files[0].bytes).expect("our own table");
+        found.into_iter().next().expect("one")
+    };
+    let (csv, parquet) = (read(Format::Csv), read(Format::Parquet));
+    assert_eq!(csv, parquet);
+    assert_eq!(csv.source, Source::Requests);
+    assert!(csv.invalid[0].contains("does not say whether"));
+    let summary = &report.summary;
+    close(value(&csv, "ttft_s.mean"), summary.ttft_s.mean);
+    close(value(&csv, "ttft_s.p90"), summary.ttft_s.p90);
+    close(value(&csv, "tpot_s.p50"), summary.tpot_s.p50);
+    close(value(&csv, "e2e_s.p95"), summary.e2e_s.p95);
+    assert!(!csv.figures.contains_key("request_rate"), "it has no window");
+
+    let files = export::files(Format::Csv, &report, &records);
+    let text = files[0].text();
+    for (from, to, says) in [
+        ("ttft_s", "ttft", "without ttft_s"),
+        (",0.", ",x.", "is no number"),
+    ] {
+        let broken = text.replacen(from, to, 1);
+        assert_ne!(broken, text);
+        let error = import::subjects(&broken).expect_err("it is broken");
+        assert!(error.to_string().contains(says), "{error}");
+    }
+    let files = export::files(Format::Parquet, &report, &records);
+    let half = &files[0].bytes[..files[0].bytes.len() / 2];
+    let error = import::subjects_of(half).expect_err("it is cut off");
+    assert!(error.to_string().contains("not whole Parquet"), "{error}");
+    let error = import::subjects_of(&[0xff, 0xfe]).expect_err("it is nothing");
+    assert!(error.to_string().contains("neither text"), "{error}");
+}
+
+#[test]
 fn an_invalid_run_stays_invalid_in_every_format() {
     let report = synthetic::report(Story::Overloaded, "ref-135m");
     let records = synthetic::records(Story::Overloaded);

@@ -86,7 +86,10 @@ pub(super) async fn measure(
         .map_err(|failure| anyhow!("`--target` {}: {}", plan.target, failure.message))?;
     std::fs::create_dir_all(out).with_context(|| format!("`--out` {}", out.display()))?;
     let mut prepared = prepare_load(plan, &source);
-    prepared.realised.characters_per_token = source.characters_per_token();
+    // A stand-in's tokens have another length than those that the server counts.
+    prepared.realised.characters_per_token = source
+        .characters_per_token()
+        .filter(|_| plan.tokenizer != TokenizerKind::StandIn);
     let pressure = pressure(plan, &prepared);
     let preflight = own_error(plan, pressure, clock, &tokenizer).await?;
     backend.prepare(preflight::connections(pressure));
@@ -242,12 +245,10 @@ fn window(warmup_s: f64, end_s: f64) -> Window {
 
 /// How hard the client will have to work.
 fn pressure(plan: &Plan, prepared: &Prepared) -> Pressure {
-    match plan.load {
-        LoadKind::Open(rate, _) => Pressure::Rate(rate),
-        LoadKind::Replay(_) => {
-            Pressure::Rate(prepared.realised.requests as f64 / prepared.end_s.max(1.0))
-        }
-        LoadKind::Closed(users) => Pressure::Users(users),
+    match (&prepared.load, plan.load) {
+        (Load::Open(sessions), _) => Pressure::of_schedule(sessions),
+        (Load::Closed(_), LoadKind::Closed(users)) => Pressure::Users(users),
+        (Load::Closed(users), _) => Pressure::Users(users.count),
     }
 }
 
