@@ -8,7 +8,7 @@
 //! For each load, the floor and `weighbridge run` take turns against `weighbridge mock` (TTFT
 //! 50 ms, ITL 20 ms, 64 tokens); medians over the repetitions. Where there is `taskset`, the client
 //! has one processor and the server another. Both clients are judged by the same code, from their
-//! records and the server's. `--aiperf` puts AIPerf beside them. Without `--bench` (as in `cargo test`) it checks in a second that
+//! records and the server's. `--aiperf` puts `AIPerf` beside them. Without `--bench` (as in `cargo test`) it checks in a second that
 //! floor and server agree.
 
 mod floor;
@@ -25,7 +25,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use harness::mock::{MockConfig, serve};
 use harness::preflight::{GroundTruth, compare};
-use reports::preflight::Preflight;
+use reports::preflight::{Preflight, Spread};
 use reports::schema::Metric;
 use reports::{Report, RequestRecord};
 
@@ -84,7 +84,7 @@ struct Options {
     /// Processor of the client
     #[arg(long, default_value = "1")]
     client_cpu: String,
-    /// Also AIPerf, from PyPI, judged by the figures that it reports
+    /// The peer from the package index too, judged by the figures that it reports
     #[arg(long)]
     aiperf: bool,
     /// Drive the floor against this server and write its records (used by this program itself)
@@ -297,6 +297,15 @@ const HEADS: &str = "| client | load | achieved | TTFT p50/p99 | true | ITL p50/
 TPOT p50/p99 | true | receive error p50/p99 µs | send lag p50/p99 µs | CPU ms/1000 tokens |
 |---|---|---|---|---|---|---|---|---|---|---|---|";
 
+/// A dash for what there is not.
+fn shown(value: f64, digits: usize) -> String {
+    if value.is_nan() {
+        "–".to_owned()
+    } else {
+        format!("{value:.digits$}")
+    }
+}
+
 /// Medians over the repetitions.
 fn row(client: &str, load: Load, runs: &[Run]) {
     let median = |value: &dyn Fn(&Run) -> f64| {
@@ -317,23 +326,26 @@ fn row(client: &str, load: Load, runs: &[Run]) {
             })
         };
         format!(
-            "{:.2}/{:.2} | {:.2}/{:.2}",
-            figure("p50", true),
-            figure("p99", true),
-            figure("p50", false),
-            figure("p99", false)
+            "{}/{} | {}/{}",
+            shown(figure("p50", true), 2),
+            shown(figure("p99", true), 2),
+            shown(figure("p50", false), 2),
+            shown(figure("p99", false), 2)
         )
     };
+    let us = |spread: &dyn Fn(&Run) -> Spread| {
+        let p50 = median(&|run| spread(run).p50 * 1e6);
+        let p99 = median(&|run| spread(run).p99 * 1e6);
+        format!("{}/{}", shown(p50, 0), shown(p99, 0))
+    };
     print(&format!(
-        "| {client} | {load} | {:.3} | {} | {} | {} | {:.0}/{:.0} | {:.0}/{:.0} | {:.1} |",
+        "| {client} | {load} | {:.3} | {} | {} | {} | {} | {} | {:.1} |",
         median(&|run| run.achieved),
         ms(Metric::Ttft),
         ms(Metric::Itl),
         ms(Metric::Tpot),
-        median(&|run| run.against.receive_error_s.p50 * 1e6),
-        median(&|run| run.against.receive_error_s.p99 * 1e6),
-        median(&|run| run.against.send_lag_s.p50 * 1e6),
-        median(&|run| run.against.send_lag_s.p99 * 1e6),
+        us(&|run| run.against.receive_error_s),
+        us(&|run| run.against.send_lag_s),
         median(&|run| run.cpu_ms_per_1000),
     ));
 }

@@ -53,7 +53,9 @@ pub(super) fn run(options: &Options, load: Load, base: &str, folder: &Path) -> R
 impl Reported {
     /// Requests that it finished.
     pub(super) fn requests(&self) -> f64 {
-        self.export["request_count"]["avg"].as_f64().unwrap_or_default()
+        self.export["request_count"]["avg"]
+            .as_f64()
+            .unwrap_or_default()
     }
 
     /// As it says.
@@ -70,7 +72,11 @@ impl Reported {
             .collect();
         let first = |truth: &&Truth| Some(truth.sent_ns.first()? - truth.received_ns);
         let gaps = |truth: &&Truth| -> Vec<u64> {
-            truth.sent_ns.windows(2).map(|pair| pair[1] - pair[0]).collect()
+            truth
+                .sent_ns
+                .windows(2)
+                .map(|pair| pair[1] - pair[0])
+                .collect()
         };
         let each = |truth: &&Truth| {
             let (first, last) = (truth.sent_ns.first()?, truth.sent_ns.last()?);
@@ -78,9 +84,21 @@ impl Reported {
         };
         // One chunk has one token, so its gaps between chunks are what others call ITL.
         let metrics = [
-            (Metric::Ttft, "time_to_first_token", done.iter().filter_map(first).collect()),
-            (Metric::Itl, "inter_chunk_latency", done.iter().flat_map(gaps).collect()),
-            (Metric::Tpot, "inter_token_latency", done.iter().filter_map(each).collect()),
+            (
+                Metric::Ttft,
+                "time_to_first_token",
+                done.iter().filter_map(first).collect(),
+            ),
+            (
+                Metric::Itl,
+                "inter_chunk_latency",
+                done.iter().flat_map(gaps).collect(),
+            ),
+            (
+                Metric::Tpot,
+                "inter_token_latency",
+                done.iter().filter_map(each).collect(),
+            ),
         ];
         let errors = metrics.map(|(metric, name, mut true_ns): (_, _, Vec<u64>)| {
             true_ns.sort_unstable();

@@ -490,10 +490,18 @@ mod tests {
             }])
         };
         let short = || (0..50).map(|i| turn(10.0 + f64::from(i) * 0.1, 8, None));
-        assert_eq!(of(short().collect()), Pressure::Rate(10.0), "as many requests");
+        assert_eq!(
+            of(short().collect()),
+            Pressure::Rate(10.0),
+            "as many requests"
+        );
         let long = turn(1.0, 6_400, None);
         let both = short().chain([long]).collect();
-        assert_eq!(of(both), Pressure::Rate(20.0), "as many tokens: 6,400 in 5 s");
+        assert_eq!(
+            of(both),
+            Pressure::Rate(20.0),
+            "as many tokens: 6,400 in 5 s"
+        );
         let given_up = turn(1.0, 6_400, Some(640));
         assert_eq!(of(vec![given_up]), Pressure::Rate(2.0));
         assert_eq!(of(Vec::new()), Pressure::Rate(0.0));

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use backends::devices;
+use reports::Report;
 use reports::cost::sheet::BUILTIN;
-use reports::cost::{CostError, Priced, Sheet};
+use reports::cost::{self, CostError, Measured, Priced, Sheet, TokenTimes};
 
 /// A sheet by the name of a built-in one, or from a file.
 pub fn load(named: &Path) -> Result<Sheet> {
@@ -27,6 +28,36 @@ pub fn load(named: &Path) -> Result<Sheet> {
     let text = std::fs::read_to_string(named).with_context(|| format!("price sheet `{name}`"))?;
     Ok(Sheet::parse(&text, &name)?)
 }
+
+/// Puts a bill into a report, with what is to be said of it in place of what was said before.
+///
+/// # Errors
+/// Why there is none.
+pub fn bill(
+    report: &mut Report,
+    priced: &Priced,
+    solved: Option<TokenTimes>,
+) -> Result<(), CostError> {
+    const POWER: &str = "the bill goes by the sheet's power";
+    let mut measured = Measured::of(report);
+    if solved.is_some() {
+        measured.device_time = None;
+        measured.solved = solved;
+    }
+    let cost = cost::price(&measured, priced)?;
+    report
+        .warnings
+        .retain(|text| !text.starts_with(NO_COST) && !text.starts_with(POWER));
+    let why = cost.null_reasons.get("measured_power_w");
+    report
+        .warnings
+        .extend(why.map(|why| format!("{POWER}: {why}")));
+    report.cost = Some(cost);
+    Ok(())
+}
+
+/// How a warning begins that says why there is no cost.
+pub const NO_COST: &str = "no cost";
 
 /// What is priced, as far as the user says.
 #[derive(Debug, Clone, Copy, Default)]

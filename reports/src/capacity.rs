@@ -40,7 +40,7 @@ const TAIL: f64 = 0.01;
 /// which it fits.
 const NEAR: [f64; 4] = [0.85, 0.92, 0.97, 1.0];
 /// Standard errors by which no run may be off the regression.
-const OFF: f64 = 4.0;
+const OFF: f64 = 6.0;
 const SEED: u64 = 0x0077_6569_6768_0003;
 /// A search that has not found a bracket by then is given up.
 const MOST_STEPS: usize = 24;
@@ -231,7 +231,9 @@ impl Search {
         if !wide || adjacent || self.segments.len() >= self.goal.most_runs {
             return None;
         }
-        let sides = [1.0 + precision, 1.0 / (1.0 + precision)];
+        // Nearer ones would say less about how the share falls.
+        let side = 1.0 + 3.0 * precision;
+        let sides = [side, 1.0 / side];
         let load = self.round(estimate * sides[self.segments.len() % 2]);
         Some(load.min(self.goal.most))
     }
@@ -305,8 +307,7 @@ impl Search {
                 return found;
             }
             (Some(_), None) => {
-                let remark =
-                    "no load failed: the capacity is higher than the highest load tried";
+                let remark = "no load failed: the capacity is higher than the highest load tried";
                 found.remarks.push(remark.to_owned());
                 return found;
             }
@@ -345,15 +346,18 @@ impl Search {
         let within = |factor: f64| {
             let near = (middle * factor).min(passed)..=(middle / factor).max(failed);
             Curve {
-                runs: self.segments.iter().filter(|run| near.contains(&run.load)).collect(),
+                runs: self
+                    .segments
+                    .iter()
+                    .filter(|run| near.contains(&run.load))
+                    .collect(),
                 unit: self.goal.unit,
                 middle,
                 target: self.goal.share,
             }
         };
-        let curves = NEAR.into_iter().map(within);
-        let narrowest = within(1.0);
-        curves.into_iter().find(Curve::fits).unwrap_or(narrowest)
+        let mut curves = NEAR.into_iter().map(within);
+        curves.find(Curve::fits).unwrap_or_else(|| within(NEAR[0]))
     }
 }
 
@@ -431,20 +435,29 @@ impl Curve<'_> {
         Some(self.middle * ((log_odds(self.target) - line.level) / line.slope).exp())
     }
 
-    /// No run is further off the regression than its blocks explain.
+    /// No run is further off the regression than chance explains. Late requests come together, so
+    /// that is more than for independent ones: by as much as shares of blocks vary more.
     fn fits(&self) -> bool {
         let Some(line) = self.regression(&self.blocks()) else {
             return false;
         };
-        self.runs.iter().all(|run| {
+        let independent = |share: f64, judged: f64| share * (1.0 - share) / judged;
+        let (mut blocks, mut requests) = (0.0, 0.0);
+        let mut found = Vec::new();
+        for run in &self.runs {
             let point = self.point(run, &run.blocks);
-            let Some(found) = share(&run.blocks) else {
-                return true;
+            let Some(share) = share(&run.blocks) else {
+                continue;
             };
+            blocks += standard_error(&run.blocks, share).powi(2);
+            requests += independent(share, point.judged);
+            found.push((point, share));
+        }
+        let together = (blocks / requests).max(1.0);
+        found.iter().all(|&(point, share)| {
             let expected = line.share(point.x);
-            let chance = (expected * (1.0 - expected) / point.judged).sqrt();
-            let error = standard_error(&run.blocks, found).max(chance);
-            (found - expected).abs() <= OFF * error
+            let error = (together * independent(expected, point.judged)).sqrt();
+            (share - expected).abs() <= OFF * error
         })
     }
 
@@ -632,7 +645,7 @@ mod tests {
     #[test]
     fn a_known_knee_is_found_and_covered() {
         let (mut near, mut covered, mut narrow, mut runs) = (0, 0, 0, 0);
-        let trials = 200;
+        let trials = 100;
         for seed in 0..trials {
             let rng = ChaCha8Rng::seed_from_u64(seed);
             let mut queue = Queue { rng };
@@ -644,10 +657,10 @@ mod tests {
             narrow += usize::from(low > load / 1.031 && high < load * 1.031);
             runs += took;
         }
-        assert!(near >= 186, "within 3 %: {near} of {trials}");
-        assert!(covered >= 182, "covered: {covered} of {trials}");
+        assert!(near >= 92, "within 3 %: {near} of {trials}");
+        assert!(covered >= 90, "covered: {covered} of {trials}");
         // The others ran out of runs.
-        assert!(narrow >= 100, "as narrow as asked: {narrow} of {trials}");
+        assert!(narrow >= 70, "as narrow as asked: {narrow} of {trials}");
         assert!(runs < 24 * trials as usize, "{runs} runs");
     }
 
@@ -658,7 +671,10 @@ mod tests {
         });
         let (load, (low, high)) = (found.load.expect("found"), found.ci95.expect("found"));
         assert!((load / 50.0 - 1.0).abs() < 0.03, "{load}");
-        assert!(low < 50.0 && 50.0 < high && high / low < 1.07, "{low} {high}");
+        assert!(
+            low < 50.0 && 50.0 < high && high / low < 1.07,
+            "{low} {high}"
+        );
         assert!(runs < 20, "{runs}");
     }
 
@@ -696,7 +712,10 @@ mod tests {
                 valid: true,
             }
         };
-        let goal = Goal { share: 0.97, ..GOAL };
+        let goal = Goal {
+            share: 0.97,
+            ..GOAL
+        };
         let (found, runs) = search(goal, |load| few(load, load > 20.0));
         assert!(runs >= goal.most_runs, "{runs}: more runs were tried");
         let wide = found.ci95.is_none_or(|(low, high)| high / low > 1.06);

@@ -171,12 +171,10 @@ impl Found {
         let cost = passed.and_then(|report| report.cost.clone());
         let figures = cost.as_ref().map(|cost| cost.at_this_load);
         // On the scale of the capacity: what arrived, or users.
-        let arrived = passed.and_then(|report| match report.workload.users {
-            Some(users) => Some(f64::from(users)),
-            None => {
-                let (summary, window_s) = (&report.summary, report.summary.window_s);
-                (window_s > 0.0).then(|| summary.requests.total as f64 / window_s)
-            }
+        let arrived = passed.and_then(|report| {
+            let (summary, users) = (&report.summary, report.workload.users);
+            let rate = || summary.requests.total as f64 / summary.window_s;
+            users.map(f64::from).or((summary.window_s > 0.0).then(rate))
         });
         let widen = |figure: Option<Estimate>| {
             let (figure, arrived) = (figure?, arrived?);

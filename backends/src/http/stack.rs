@@ -85,7 +85,9 @@ impl Stack {
         match self {
             // Its engines for other devices than NVIDIA's do not all keep to `ignore_eos`.
             Self::LmDeploy => Some("min_new_tokens"),
-            Self::OpenAi | Self::Vllm | Self::Sglang | Self::MindIe | Self::Xllm | Self::Tgi => None,
+            Self::OpenAi | Self::Vllm | Self::Sglang | Self::MindIe | Self::Xllm | Self::Tgi => {
+                None
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use reports::cost::Sheet;
 use reports::cost::sheet::{BUILTIN, Payment};
 
-use super::{Ending, print};
+use super::{Ending, print, print_json};
 use crate::prices;
 
 #[derive(Debug, Args)]
@@ -19,7 +19,11 @@ pub(super) struct PricesArgs {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// The built-in sheets
-    List,
+    List {
+        /// Print them whole, as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a built-in sheet, as a start for one of your own
     Show {
         /// Its name
@@ -29,13 +33,20 @@ enum Action {
     Check {
         /// A file, or the name of a built-in sheet
         sheet: PathBuf,
+        /// Print it as it was read, as JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
 pub(super) fn run(args: &PricesArgs) -> Result<Ending> {
     let text = match &args.action {
-        Action::List => {
+        Action::List { json } => {
             let sheets = BUILTIN.iter().filter_map(|(name, _)| Sheet::builtin(name));
+            if *json {
+                print_json(&sheets.collect::<Vec<_>>())?;
+                return Ok(Ending::Done);
+            }
             let line =
                 |sheet: Sheet| format!("{:<10} {}; {}\n", sheet.name, sheet.about, sheet.ids());
             sheets.map(line).collect::<Vec<_>>().concat()
@@ -47,7 +58,11 @@ pub(super) fn run(args: &PricesArgs) -> Result<Ending> {
             let found = found.with_context(|| format!("`{sheet}` is none of {known}"))?;
             found.1.to_owned()
         }
-        Action::Check { sheet } => describe(&prices::load(sheet)?),
+        Action::Check { sheet, json: true } => {
+            print_json(&prices::load(sheet)?)?;
+            return Ok(Ending::Done);
+        }
+        Action::Check { sheet, json: false } => describe(&prices::load(sheet)?),
     };
     print(&text)?;
     Ok(Ending::Done)

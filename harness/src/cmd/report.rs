@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use reports::cost::{self, Measured};
+use reports::cost;
 use reports::dialect::{self, Dialect};
 use reports::export::Format;
 use reports::schema::SCHEMA_VERSION;
@@ -65,18 +65,16 @@ impl PriceArgs {
         let own = before.map(|cost| cost.device.clone());
         let priced = prices::resolve(asked, own.as_deref(), units)?;
         let priced = priced.context("`--price` prices a device")?;
-        let mut measured = Measured::of(report);
+        let mut solved = None;
         if !self.split_from.is_empty() {
             let mut runs = vec![cost::tokens_and_seconds(&report.summary)];
             for dir in &self.split_from {
                 let other = read(&dir.join("report.json"))?;
                 runs.push(cost::tokens_and_seconds(&other.summary));
             }
-            measured.device_time = None;
-            measured.solved = Some(cost::solve(&runs).context("`--split-from`")?);
+            solved = Some(cost::solve(&runs).context("`--split-from`")?);
         }
-        let cost = cost::price(&measured, &priced)?;
-        report.cost = Some(cost);
+        prices::bill(report, &priced, solved)?;
         Ok(true)
     }
 }

@@ -11,7 +11,7 @@ use reports::schema::{RealisedWorkload, Slo};
 use super::conversation::Conversation;
 use super::replay::{Replay, ReplayOptions};
 use super::schedule::{OpenLoad, Schedule, Session, SessionMaker, Turn, hash, realised};
-use super::spec::WorkloadSpec;
+use super::spec::{Audience, WorkloadSpec};
 use super::trace::{Content, Trace};
 
 /// What is asked, as the plan has it.
@@ -97,7 +97,8 @@ impl Workload {
 
     /// Conversations of the chatbot whose usage is known.
     pub fn is_chatbot(&self) -> bool {
-        self.spec().is_some_and(|spec| spec.chatbot)
+        self.spec()
+            .is_some_and(|spec| spec.audience == Audience::Chatbot)
     }
 
     /// Does a window of so many seconds hold a day's rise and fall?

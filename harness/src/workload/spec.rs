@@ -62,9 +62,9 @@ pub struct WorkloadSpec {
     /// User tokens are those of the whole prompt, chat template included; single turns only.
     #[serde(default)]
     pub whole_prompt: bool,
-    /// Its users are those of the chatbot whose requests a month the price sheets give.
+    /// Whose conversations they are.
     #[serde(default)]
-    pub chatbot: bool,
+    pub audience: Audience,
     /// What a request must meet to count as goodput.
     #[serde(default)]
     pub slo: Option<Slo>,
@@ -74,6 +74,17 @@ pub struct WorkloadSpec {
     /// The kinds of conversation.
     #[serde(rename = "class")]
     pub classes: Vec<Class>,
+}
+
+/// Who uses what the workload is like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Audience {
+    /// Nobody whose requests a month are known.
+    #[default]
+    Unknown,
+    /// Users of the chatbot whose requests a month the price sheets give.
+    Chatbot,
 }
 
 fn one() -> f64 {
@@ -380,7 +391,7 @@ fn random(name: &str, shape: &str) -> Result<WorkloadSpec, SpecError> {
         max_output: None,
         max_turns: Some(1),
         whole_prompt: true,
-        chatbot: false,
+        audience: Audience::Unknown,
         slo: None,
         expected: None,
         classes: vec![class],

@@ -10,6 +10,8 @@ mod read;
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+
 use super::quantity::Quantity;
 
 pub use read::SheetError;
@@ -55,7 +57,7 @@ impl Per {
 }
 
 /// A checked price sheet.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sheet {
     /// Its name.
     pub name: String,
@@ -82,7 +84,7 @@ pub struct Sheet {
 }
 
 /// What power costs at a place.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Site {
     /// Price of a kilowatt-hour.
     pub tariff_per_kwh: Option<Quantity>,
@@ -93,7 +95,7 @@ pub struct Site {
 }
 
 /// How a purchase is spread over hours.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Terms {
     /// Years of use.
     pub life_years: Option<Quantity>,
@@ -110,7 +112,7 @@ pub struct Terms {
 }
 
 /// A device of a sheet.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Device {
     /// Unique in its sheet.
     pub id: String,
@@ -129,7 +131,8 @@ pub struct Device {
 }
 
 /// How a device is paid for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Payment {
     /// By the hour.
     Rented {

@@ -66,7 +66,12 @@ pub(super) fn from_csv(text: &str) -> Result<Subject, ImportError> {
             numbers,
         })
     };
-    subject(reader.records().map(row).collect::<Result<_, ImportError>>()?)
+    subject(
+        reader
+            .records()
+            .map(row)
+            .collect::<Result<_, ImportError>>()?,
+    )
 }
 
 pub(super) fn from_parquet(bytes: &[u8]) -> Result<Subject, ImportError> {
@@ -85,7 +90,9 @@ pub(super) fn from_parquet(bytes: &[u8]) -> Result<Subject, ImportError> {
         let row = row?;
         let field = |name: &str| {
             let mut columns = row.get_column_iter();
-            columns.find(|column| column.0 == name).map(|column| column.1)
+            columns
+                .find(|column| column.0 == name)
+                .map(|column| column.1)
         };
         let number = |name: &str| match field(name) {
             Some(Field::Long(value)) => Some(*value as f64),
@@ -115,7 +122,9 @@ fn subject(rows: Vec<Row>) -> Result<Subject, ImportError> {
     subject.workload.input_tokens_mean = mean(0).filter(|mean| mean.is_finite());
     subject.workload.output_tokens_mean = mean(1).filter(|mean| mean.is_finite());
     for (at, metric) in [(2, Metric::Ttft), (3, Metric::Tpot), (4, Metric::E2e)] {
-        let mut sorted_ns: Vec<u64> = column(at).map(|seconds| (seconds * 1e9).round() as u64).collect();
+        let mut sorted_ns: Vec<u64> = column(at)
+            .map(|seconds| (seconds * 1e9).round() as u64)
+            .collect();
         sorted_ns.sort_unstable();
         let count = sorted_ns.len() as u64;
         subject.put(&latency_key(metric, "mean"), mean(at), Some(count));
@@ -133,9 +142,9 @@ fn subject(rows: Vec<Row>) -> Result<Subject, ImportError> {
     );
     if (n as usize) < all {
         let left_out = all - n as usize;
-        subject
-            .notes
-            .push(format!("{left_out} requests did not finish and are in no figure"));
+        subject.notes.push(format!(
+            "{left_out} requests did not finish and are in no figure"
+        ));
     }
     with_figures(subject, "table of requests")
 }

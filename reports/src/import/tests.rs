@@ -178,7 +178,7 @@ fn what_is_no_result_is_an_error() {
 }
 
 /// Made by the tools themselves, 20 requests each against `weighbridge serve` by the scripts in
-/// `scripts/clients`; names of folders and hosts are out of both, and of GuideLLM's the statistics of
+/// `scripts/clients`; names of folders and hosts are out of both, and of the second the statistics of
 /// characters and words and all but one request.
 #[test]
 fn exports_that_the_tools_wrote_are_read() {

@@ -219,7 +219,12 @@ fn capacity_card(report: &Report) -> Card {
         (Ok(true), Ok(load)) => Figure::plain(format!("≥ {load}")),
         (Ok(false), Ok(load)) => Figure::plain(format!("< {load}")),
     };
-    let share = || ("at".to_owned(), format!("{} within SLO", percent(CAPACITY_SHARE)));
+    let share = || {
+        (
+            "at".to_owned(),
+            format!("{} within SLO", percent(CAPACITY_SHARE)),
+        )
+    };
     Card {
         label: Label::defined("Capacity", "capacity"),
         lines: figure.reason.is_empty().then(share).into_iter().collect(),

@@ -184,7 +184,13 @@ fn tables_of_requests_are_read_again_and_vouch_for_nothing() {
         found.into_iter().next().expect("one")
     };
     let (csv, parquet) = (read(Format::Csv), read(Format::Parquet));
-    assert_eq!(csv, parquet);
+    assert_eq!(
+        csv.figures.keys().collect::<Vec<_>>(),
+        parquet.figures.keys().collect::<Vec<_>>()
+    );
+    for (key, figure) in &csv.figures {
+        close(figure.value, Some(value(&parquet, key)));
+    }
     assert_eq!(csv.source, Source::Requests);
     assert!(csv.invalid[0].contains("does not say whether"));
     let summary = &report.summary;
@@ -192,7 +198,10 @@ fn tables_of_requests_are_read_again_and_vouch_for_nothing() {
     close(value(&csv, "ttft_s.p90"), summary.ttft_s.p90);
     close(value(&csv, "tpot_s.p50"), summary.tpot_s.p50);
     close(value(&csv, "e2e_s.p95"), summary.e2e_s.p95);
-    assert!(!csv.figures.contains_key("request_rate"), "it has no window");
+    assert!(
+        !csv.figures.contains_key("request_rate"),
+        "it has no window"
+    );
 
     let files = export::files(Format::Csv, &report, &records);
     let text = files[0].text();

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use reports::cost::{
     self, Confidence, Cost, CostError, Estimate, Measured, Per, Priced, Sheet, SplitMethod,
 };
-use reports::schema::{DeviceTime, Energy, Rate, RequestCounts, Served, Summary};
+use reports::schema::{DeviceTime, Energy, EnergyDevice, Rate, RequestCounts, Served, Summary};
 
 use crate::synthetic::{self, Story};
 
@@ -244,6 +244,22 @@ fn a_rented_device_by_hand() {
     assert!(close(day.figures.usd_per_query, sum));
 }
 
+/// Over an hour, of so many devices together.
+fn half_a_kilowatt(scope: &str, source: &str, sensors: usize) -> Energy {
+    let joules = 500.0 * 3_600.0;
+    let each = EnergyDevice {
+        joules: Some(joules / sensors as f64),
+        ..EnergyDevice::default()
+    };
+    Energy {
+        joules: Some(joules),
+        scope: scope.to_owned(),
+        source: source.to_owned(),
+        devices: vec![each; sensors],
+        ..Energy::default()
+    }
+}
+
 #[test]
 fn an_owned_device_by_hand() {
     // 4,905,600 CNY for 8 is 87,600 USD each; CRF(10 %, 4) = 0.3154708, SFF = 0.2154708; half of
@@ -272,12 +288,7 @@ fn an_owned_device_by_hand() {
     assert!(cost.inputs.contains_key("CNY_per_usd") && cost.inputs.contains_key("power_w"));
     // A sensor on the card replaces the card's watts, one on the node the host's too.
     for (scope, kilowatts) in [("card", 0.5 + 0.2), ("node", 0.5)] {
-        let energy = Energy {
-            joules: Some(500.0 * 3_600.0),
-            scope: scope.to_owned(),
-            source: "test".to_owned(),
-            ..Energy::default()
-        };
+        let energy = half_a_kilowatt(scope, "nvml: total energy", 1);
         let measured = Measured {
             energy: Some(&energy),
             ..measured(&summary)
@@ -289,6 +300,26 @@ fn an_owned_device_by_hand() {
         );
         assert_eq!(cost.measured_power_w, Some(500.0));
         assert!(!cost.inputs.contains_key("power_w"));
+    }
+    // Power of something else is not in the bill, and the bill says why.
+    for (source, sensors, why) in [
+        ("rapl: energy_uj", 1, "the processor's"),
+        (
+            "nvml: total energy",
+            8,
+            "8 devices was measured, and 1 is paid for",
+        ),
+    ] {
+        let energy = half_a_kilowatt("card", source, sensors);
+        let measured = Measured {
+            energy: Some(&energy),
+            ..measured(&summary)
+        };
+        let cost = cost::price(&measured, &priced(OWNED, 1)).expect("priced");
+        assert!((cost.hour[3].usd.mid - 0.15).abs() < 1e-12, "{source}");
+        assert_eq!(cost.measured_power_w, None);
+        let said = &cost.null_reasons["measured_power_w"];
+        assert!(said.contains(why), "{said}");
     }
     let dark: Vec<&str> = OWNED
         .lines()

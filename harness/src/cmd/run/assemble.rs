@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use reports::Measurements;
-use reports::cost::{self, Measured, Priced};
+use reports::cost::Priced;
 use reports::energy::Span;
 use reports::schema::{
     ClientError, ModelInfo, Report, RunInfo, SCHEMA_VERSION, TargetInfo, WorkloadInfo,
@@ -18,7 +18,7 @@ use reports::validity::{
 
 use super::measure::Outcome;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
-use crate::prices;
+use crate::prices::{self, NO_COST};
 use crate::target::{Server, Target};
 use crate::warm_up;
 
@@ -68,11 +68,10 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
         cost: None,
         warnings,
     };
-    if let Some(priced) = &price {
-        match cost::price(&Measured::of(&report), priced) {
-            Ok(cost) => report.cost = Some(cost),
-            Err(error) => report.warnings.push(format!("no cost: {error}")),
-        }
+    if let Some(priced) = &price
+        && let Err(error) = prices::bill(&mut report, priced, None)
+    {
+        report.warnings.push(format!("{NO_COST}: {error}"));
     }
     report
 }
@@ -169,7 +168,7 @@ fn price(plan: &Plan, outcome: &Outcome, warnings: &mut Vec<String>) -> Option<P
     };
     let Some((kind, names)) = found else {
         warnings.push(format!(
-            "no cost: no price for {} is known; give --price FILE and --price-device NAME",
+            "{NO_COST}: no price for {} is known; give --price FILE and --price-device NAME",
             plan.target
         ));
         return None;
@@ -185,7 +184,9 @@ fn price(plan: &Plan, outcome: &Outcome, warnings: &mut Vec<String>) -> Option<P
             Some(priced)
         }
         Err(error) => {
-            warnings.push(format!("no cost: {error}; --price-device NAME says which"));
+            warnings.push(format!(
+                "{NO_COST}: {error}; --price-device NAME says which"
+            ));
             None
         }
     }

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::cmd::{interrupt, note};
 use crate::doctor::timer_lateness;
 use crate::driver::{self, Ended, Load, LoadPlan, Users};
-use crate::plan::{LoadKind, Plan};
+use crate::plan::{LoadKind, Plan, TokenizerKind};
 use crate::preflight::{self, Pressure};
 use crate::progress;
 use crate::recorder::{Recorded, Recorder, refold};
