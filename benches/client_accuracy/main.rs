@@ -8,8 +8,8 @@
 //! For each load, the floor and `weighbridge run` take turns against `weighbridge mock` (TTFT
 //! 50 ms, ITL 20 ms, 64 tokens); medians over the repetitions. Where there is `taskset`, the client
 //! has one processor and the server another. Both clients are judged by the same code, from their
-//! records and the server's. `--aiperf` puts `AIPerf` beside them. Without `--bench` (as in `cargo test`) it checks in a second that
-//! floor and server agree.
+//! records and the server's. `--aiperf` puts `AIPerf` beside them, once and by its own report.
+//! Without `--bench` (as in `cargo test`) it checks in a second that floor and server agree.
 
 mod floor;
 mod peer;

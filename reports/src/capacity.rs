@@ -10,10 +10,10 @@
 //! interval is as narrow as asked or enough runs are made.
 //!
 //! The capacity is where a logistic regression of the share on the logarithm of load crosses the
-//! target, over the runs near the bracket; nearer, where no straight line fits those of further off,
-//! as at a cliff. In an open loop a run counts at the rate at which its requests in fact arrived:
-//! chance makes that differ by percents from the rate asked for. The interval comes from resampling
-//! the blocks of every run.
+//! target, over the runs near the bracket; nearer, where no straight line fits those of further
+//! off, as at a cliff. In an open loop a run counts at the rate at which its requests in fact
+//! arrived: chance makes that differ by percents from the rate asked for. The interval comes from
+//! resampling the blocks of every run.
 //!
 //! Invariant: [`Search`] is a pure function of the segments it was given. A load with two INVALID
 //! runs fails. What it does not do: run anything.

@@ -238,6 +238,7 @@ struct Preset {
     slo: Option<Slo>,
     /// The one class that is left.
     only_class: Option<String>,
+    audience: Option<Audience>,
     /// First messages of every class.
     user_first: Option<Distribution>,
     /// Upper bounds by `class.law`.
@@ -299,6 +300,7 @@ fn builtin(name: &str) -> Option<WorkloadSpec> {
     set(&mut spec.length_scale, preset.length_scale);
     spec.description = preset.description.unwrap_or(spec.description);
     spec.arrivals = preset.arrivals.unwrap_or(spec.arrivals);
+    spec.audience = preset.audience.unwrap_or(spec.audience);
     spec.cancel = preset.cancel.unwrap_or(spec.cancel);
     spec.system_prompt_tokens = preset
         .system_prompt_tokens
