@@ -2,9 +2,9 @@
 # AIPerf drives a load against a server, for `benches/client_accuracy`.
 #   scripts/clients/aiperf_load.sh BASE closed:USERS|open:RATE SECONDS OUTPUT_TOKENS FOLDER
 # FOLDER then has AIPerf's export and `cpu_s`: the CPU seconds of all its processes, start included.
-# ON=1 keeps all of them on processor 1.
-BASE=$1 LOAD=$2 SECONDS_LONG=$3 OUTPUT_TOKENS=$4 FOLDER=$5
+# ON=1 keeps all of them on processor 1. FOLDER is to be absolute.
 source "$(dirname "$0")/common.sh"
+BASE=$1 LOAD=$2 SECONDS_LONG=$3 OUTPUT_TOKENS=$4 FOLDER=$5
 client aiperf aiperf==0.13.0
 [ -e "$CLIENTS/tokenizer" ] || "$ENVIRONMENT/bin/python" scripts/clients/tokenizer.py "$CLIENTS/tokenizer"
 case $LOAD in
