@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod driver;
 pub mod gate;
 pub mod host;
+pub mod host_watch;
 pub mod limits;
 pub mod mock;
 pub mod plan;

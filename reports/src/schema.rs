@@ -80,6 +80,9 @@ pub struct RunInfo {
     pub incomplete: bool,
     /// The machine that made the load.
     pub host: HostInfo,
+    /// What was used of it; null in virtual time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_use: Option<HostUse>,
     /// Settings that change results: threads, KV memory, features.
     pub environment: BTreeMap<String, String>,
 }
@@ -97,6 +100,32 @@ pub struct HostInfo {
     pub logical_cpus: u32,
     /// Memory in bytes.
     pub memory_bytes: u64,
+}
+
+/// What all programs together used of the machine that made the load, looked at each second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HostUse {
+    /// Looks in the window.
+    pub looks: u64,
+    /// Mean busy share of all processors in the window, 0 to 1.
+    pub cpu_busy_mean: f64,
+    /// Of the busiest second.
+    pub cpu_busy_max: f64,
+    /// Most memory in use, bytes.
+    pub memory_used_max_bytes: u64,
+}
+
+impl HostUse {
+    /// Of looks: busy share and bytes; `None` without any.
+    pub fn of(looks: &[(f64, u64)]) -> Option<Self> {
+        let busy = || looks.iter().map(|look| look.0);
+        (!looks.is_empty()).then(|| Self {
+            looks: looks.len() as u64,
+            cpu_busy_mean: busy().sum::<f64>() / looks.len() as f64,
+            cpu_busy_max: busy().fold(0.0, f64::max),
+            memory_used_max_bytes: looks.iter().map(|look| look.1).max().unwrap_or_default(),
+        })
+    }
 }
 
 /// What was measured.

@@ -466,6 +466,15 @@ pub(super) fn system(report: &Report) -> Section {
         bytes(host.memory_bytes)
     );
     rows.push(text("Host", cpu));
+    rows.extend(run.host_use.map(|used| {
+        let words = format!(
+            "processors {} busy, {} at most; {} of memory in use at most",
+            percent(used.cpu_busy_mean),
+            percent(used.cpu_busy_max),
+            bytes(used.memory_used_max_bytes)
+        );
+        text("Host in the window", words)
+    }));
     rows.push(text("System", format!("{}, {}", host.os, host.arch)));
     rows.extend(
         run.environment

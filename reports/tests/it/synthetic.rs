@@ -218,6 +218,7 @@ fn run_info() -> RunInfo {
         end: "1970-01-01T00:02:40Z".to_owned(),
         window_s: (10.0, 130.0),
         incomplete: false,
+        host_use: None,
         host: HostInfo {
             os: "Linux 6.8.0".to_owned(),
             arch: "x86_64".to_owned(),

@@ -264,6 +264,7 @@ fn run_info(plan: &Plan, outcome: &Outcome) -> RunInfo {
         ),
         incomplete: outcome.interrupted,
         host: crate::host::host_info(),
+        host_use: outcome.host_use,
         environment,
     }
 }

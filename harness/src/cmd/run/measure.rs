@@ -11,13 +11,14 @@ use backends::engine::StepTimes;
 use backends::{Backend, Clock, Nanos};
 use models::ChatTokenizer;
 use reports::preflight::Preflight;
-use reports::schema::{DeviceTime, RealisedWorkload};
+use reports::schema::{DeviceTime, HostUse, RealisedWorkload};
 use reports::server_metrics::Scraped;
 use reports::{Accumulator, Window};
 use tokio::sync::watch;
 
 use crate::cmd::{interrupt, note};
 use crate::doctor::timer_lateness;
+use crate::host_watch::HostWatch;
 use crate::driver::{self, Ended, Load, LoadPlan, Users};
 use crate::plan::{LoadKind, Plan, TokenizerKind};
 use crate::preflight::{self, Pressure};
@@ -62,6 +63,8 @@ pub(super) struct Outcome {
     pub(super) device_time: Option<DeviceTime>,
     /// What devices on this host drew.
     pub(super) watch: Watch,
+    /// What all programs used of this host.
+    pub(super) host_use: Option<HostUse>,
     /// What the server told about itself.
     pub(super) scraped: Option<Scraped>,
     /// Batches before the run.
@@ -97,6 +100,7 @@ pub(super) async fn measure(
     let warmed = warm_up(plan, &backend, pressure).await;
     let (timers_s, watch) = before_the_load(plan, clock).await?;
     let scraper = scraper(plan, &backend);
+    let host = timers_s.and_then(|_| HostWatch::start(clock));
     let started = timestamp(clock, jiff::Timestamp::now());
     let started_ns = u64::try_from(started.as_nanosecond()).unwrap_or_default();
     let accumulator = |window| Accumulator::new(window, plan.slo).with_run_start(started_ns);
@@ -129,6 +133,7 @@ pub(super) async fn measure(
     }
     Ok(Outcome {
         recorded,
+        host_use: host.and_then(|host| host.used(start, window)),
         preflight,
         lost_conversations: ended.lost_conversations,
         system: backend.describe(),
