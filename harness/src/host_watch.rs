@@ -31,7 +31,7 @@ impl HostWatch {
     /// Begins; `None` where the system does not tell.
     pub fn start(clock: &Clock) -> Option<Self> {
         let kinds = RefreshKind::nothing()
-            .with_cpu(CpuRefreshKind::nothing().with_cpu_usage())
+            .with_cpu(CpuRefreshKind::nothing().with_usage())
             .with_memory(MemoryRefreshKind::nothing().with_ram());
         let mut system = System::new_with_specifics(kinds).ok()?;
         let looks = Arc::new(Mutex::new(Vec::new()));
@@ -47,7 +47,9 @@ impl HostWatch {
                         f64::from(system.global_cpu_usage()) / 100.0,
                         system.used_memory(),
                     );
-                    kept.lock().unwrap_or_else(PoisonError::into_inner).push(look);
+                    kept.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(look);
                 }
             })
             .ok()?;

@@ -1,6 +1,8 @@
 //! The tables of requests that `weighbridge export` writes, CSV and Parquet.
 //!
-//! Latencies are those of the rows that finished. Invariant: columns go by name, and a table
+//! TTFT is of every row that did not fail, the other latencies of those that finished, as in a
+//! report.
+//! Invariant: columns go by name, and a table
 //! without one that is needed is an error that names it. A table does not say whether its run was
 //! VALID, nor what was measured, and a subject from it says that. What it does not do: rates, since
 //! the window is not in the table either.
@@ -23,6 +25,9 @@ const COLUMNS: [&str; 6] = [
     "tpot_s",
     "e2e_s",
 ];
+
+/// Outcomes whose TTFT counts.
+const NO_FAILURES: [&str; 3] = ["ok", "cancelled", "unfinished"];
 
 /// How the CSV begins.
 pub(super) const CSV_START: &str = "id,session,turn,class,outcome,";
@@ -66,12 +71,11 @@ pub(super) fn from_csv(text: &str) -> Result<Subject, ImportError> {
             numbers,
         })
     };
-    subject(
-        reader
-            .records()
-            .map(row)
-            .collect::<Result<_, ImportError>>()?,
-    )
+    let rows: Vec<Row> = reader
+        .records()
+        .map(row)
+        .collect::<Result<_, ImportError>>()?;
+    subject(&rows)
 }
 
 pub(super) fn from_parquet(bytes: &[u8]) -> Result<Subject, ImportError> {
@@ -109,42 +113,58 @@ pub(super) fn from_parquet(bytes: &[u8]) -> Result<Subject, ImportError> {
         }
         rows.push(Row { outcome, numbers });
     }
-    subject(rows)
+    subject(&rows)
 }
 
-fn subject(rows: Vec<Row>) -> Result<Subject, ImportError> {
-    let all = rows.len();
-    let done: Vec<Row> = rows.into_iter().filter(|row| row.outcome == "ok").collect();
-    let n = done.len() as u64;
-    let column = |at: usize| done.iter().filter_map(move |row| row.numbers[at]);
-    let mean = |at: usize| Some(column(at).sum::<f64>() / column(at).count() as f64);
+fn subject(rows: &[Row]) -> Result<Subject, ImportError> {
+    let finished = |row: &&Row| row.outcome == "ok";
+    let of_finished = |at: usize| -> Vec<f64> {
+        let rows = rows.iter().filter(finished);
+        rows.filter_map(|row| row.numbers[at]).collect()
+    };
+    let mean = |values: &[f64]| {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        (!values.is_empty()).then_some(mean)
+    };
     let mut subject = Subject::new(Source::Requests, "table of requests");
-    subject.workload.input_tokens_mean = mean(0).filter(|mean| mean.is_finite());
-    subject.workload.output_tokens_mean = mean(1).filter(|mean| mean.is_finite());
-    for (at, metric) in [(2, Metric::Ttft), (3, Metric::Tpot), (4, Metric::E2e)] {
-        let mut sorted_ns: Vec<u64> = column(at)
-            .map(|seconds| (seconds * 1e9).round() as u64)
-            .collect();
-        sorted_ns.sort_unstable();
-        let count = sorted_ns.len() as u64;
-        subject.put(&latency_key(metric, "mean"), mean(at), Some(count));
-        for quantile in Quantile::ALL {
-            let enough = quantile.null_reason(count).is_none();
-            let value = nearest_rank(&sorted_ns, quantile).filter(|_| enough);
-            let seconds = value.map(|ns| ns as f64 / 1e9);
-            subject.put(&latency_key(metric, quantile.key()), seconds, Some(count));
-        }
+    subject.workload.input_tokens_mean = mean(&of_finished(0));
+    subject.workload.output_tokens_mean = mean(&of_finished(1));
+    let no_failure = |row: &&Row| NO_FAILURES.contains(&row.outcome.as_str());
+    let ttfts = rows
+        .iter()
+        .filter(no_failure)
+        .filter_map(|row| row.numbers[2]);
+    let ttfts = ttfts.collect();
+    for (metric, seconds) in [
+        (Metric::Ttft, ttfts),
+        (Metric::Tpot, of_finished(3)),
+        (Metric::E2e, of_finished(4)),
+    ] {
+        put(&mut subject, metric, mean(&seconds), &seconds);
     }
     subject.invalid.push(
         "a table of requests does not say whether its run was VALID, or simulated: its result \
          folder does"
             .to_owned(),
     );
-    if (n as usize) < all {
-        let left_out = all - n as usize;
-        subject.notes.push(format!(
-            "{left_out} requests did not finish and are in no figure"
-        ));
+    let left_out = rows.len() - rows.iter().filter(finished).count();
+    if left_out > 0 {
+        let note = format!("{left_out} requests did not finish");
+        subject.notes.push(note);
     }
     with_figures(subject, "table of requests")
+}
+
+fn put(subject: &mut Subject, metric: Metric, mean: Option<f64>, seconds: &[f64]) {
+    let ns = |seconds: &f64| (seconds * 1e9).round() as u64;
+    let mut sorted_ns: Vec<u64> = seconds.iter().map(ns).collect();
+    sorted_ns.sort_unstable();
+    let count = sorted_ns.len() as u64;
+    subject.put(&latency_key(metric, "mean"), mean, Some(count));
+    for quantile in Quantile::ALL {
+        let enough = quantile.null_reason(count).is_none();
+        let value = nearest_rank(&sorted_ns, quantile).filter(|_| enough);
+        let seconds = value.map(|ns| ns as f64 / 1e9);
+        subject.put(&latency_key(metric, quantile.key()), seconds, Some(count));
+    }
 }

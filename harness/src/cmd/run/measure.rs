@@ -18,8 +18,8 @@ use tokio::sync::watch;
 
 use crate::cmd::{interrupt, note};
 use crate::doctor::timer_lateness;
-use crate::host_watch::HostWatch;
 use crate::driver::{self, Ended, Load, LoadPlan, Users};
+use crate::host_watch::HostWatch;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
 use crate::preflight::{self, Pressure};
 use crate::progress;
