@@ -86,7 +86,7 @@ fn cards(curve: &LoadCurve) -> Vec<Card> {
         })
     };
     let capacity = found.capacity.load.map(|load| Card {
-        label: Label::plain("Capacity"),
+        label: Label::defined("Capacity", "capacity"),
         figure: Figure {
             value: format!("{} {}", significant(load), curve.unit.name()),
             interval: found.capacity.ci95.map(interval).unwrap_or_default(),
