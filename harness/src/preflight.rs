@@ -44,7 +44,7 @@ const ANSWER_TOKENS: u32 = 64;
 /// How hard the client has to work.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pressure {
-    /// Requests per second, of [`ANSWER_TOKENS`] each.
+    /// Requests per second, of 64 tokens each.
     Rate(f64),
     /// Users of a closed loop.
     Users(u32),
