@@ -79,11 +79,10 @@ impl Stack {
         }
     }
 
-    /// Its name for the fewest tokens of an answer, where `ignore_eos` does not do. Where that does,
-    /// a least number only costs the server a mask over its vocabulary at each step.
+    /// Its own name for the fewest tokens of an answer, which is sent beside `ignore_eos`. To servers
+    /// that call it `min_tokens` it is not sent: `ignore_eos` is enough.
     pub fn min_tokens_field(self) -> Option<&'static str> {
         match self {
-            // Its engines for other devices than NVIDIA's do not all keep to `ignore_eos`.
             Self::LmDeploy => Some("min_new_tokens"),
             Self::OpenAi | Self::Vllm | Self::Sglang | Self::MindIe | Self::Xllm | Self::Tgi => {
                 None

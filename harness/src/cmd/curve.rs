@@ -95,7 +95,7 @@ pub(super) fn sweep(args: &SweepArgs) -> Result<Ending> {
     let first = at_load(&args.curve.flags, unit, loads[0]);
     let plan = plan::resolve(&first, args.curve.scenario.as_deref())?;
     let mut probes = Probes::new(&args.curve, "sweep", unit, &plan);
-    if probes.warm_up(&plan, loads[0])? == Warmed::Interrupted {
+    if !probes.warm_up(&plan, loads[0])? {
         return Ok(Ending::Interrupted);
     }
     for load in loads {
@@ -124,7 +124,7 @@ pub(super) fn capacity(args: &CapacityArgs) -> Result<Ending> {
         ),
     };
     let mut probes = Probes::new(&args.curve, "capacity", unit, &plan);
-    if probes.warm_up(&plan, start)? == Warmed::Interrupted {
+    if !probes.warm_up(&plan, start)? {
         return Ok(Ending::Interrupted);
     }
     let mut search = Search::new(Goal {
@@ -173,13 +173,6 @@ fn at_load(flags: &Scenario, unit: LoadUnit, load: f64) -> Scenario {
     }
 }
 
-/// What became of the run that warms up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Warmed {
-    Yes,
-    Interrupted,
-}
-
 /// The runs of a curve.
 struct Probes<'a> {
     args: &'a CurveArgs,
@@ -202,19 +195,15 @@ impl<'a> Probes<'a> {
         }
     }
 
-    /// A run that does not count; a simulated device is never cold.
-    fn warm_up(&self, plan: &Plan, load: f64) -> Result<Warmed> {
+    /// A run that does not count; false when it was interrupted. A simulated device is never cold.
+    fn warm_up(&self, plan: &Plan, load: f64) -> Result<bool> {
         if matches!(plan.target, Target::Sim(_)) {
-            return Ok(Warmed::Yes);
+            return Ok(true);
         }
         note("a run to warm up, which does not count …");
         let plan = self.plan(load, WARM_UP_SEED)?;
         let ran = make(&plan, &self.out.join("warm-up"))?;
-        Ok(if ran.report.run.incomplete {
-            Warmed::Interrupted
-        } else {
-            Warmed::Yes
-        })
+        Ok(!ran.report.run.incomplete)
     }
 
     /// The plan of a load, with prompts of its own.

@@ -1,11 +1,9 @@
 //! The tables of requests that `weighbridge export` writes, CSV and Parquet.
 //!
 //! TTFT is of every row that did not fail, the other latencies of those that finished, as in a
-//! report.
-//! Invariant: columns go by name, and a table
-//! without one that is needed is an error that names it. A table does not say whether its run was
-//! VALID, nor what was measured, and a subject from it says that. What it does not do: rates, since
-//! the window is not in the table either.
+//! report. Invariant: columns go by name, and a table without one that is needed is an error that
+//! names it. A table does not say whether its run was VALID, nor what was measured, and a subject
+//! from it says that. What it does not do: rates, since the window is not in the table either.
 
 use bytes::Bytes;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -40,16 +38,20 @@ struct Row {
     numbers: [Option<f64>; 5],
 }
 
+/// What people call it.
+const TOOL: &str = "table of requests";
+
+fn without(what: &'static str) -> ImportError {
+    ImportError::Missing { tool: TOOL, what }
+}
+
 pub(super) fn from_csv(text: &str) -> Result<Subject, ImportError> {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let heads = reader.headers()?.clone();
     let mut places = [0; COLUMNS.len()];
     for (place, name) in places.iter_mut().zip(COLUMNS) {
         let found = heads.iter().position(|head| head == name);
-        *place = found.ok_or(ImportError::Missing {
-            tool: "table of requests",
-            what: name,
-        })?;
+        *place = found.ok_or(without(name))?;
     }
     let row = |record: Result<csv::StringRecord, csv::Error>| {
         let record = record?;
@@ -83,10 +85,7 @@ pub(super) fn from_parquet(bytes: &[u8]) -> Result<Subject, ImportError> {
     let fields = reader.metadata().file_metadata().schema().get_fields();
     for name in COLUMNS {
         if !fields.iter().any(|field| field.name() == name) {
-            return Err(ImportError::Missing {
-                tool: "table of requests",
-                what: name,
-            });
+            return Err(without(name));
         }
     }
     let mut rows = Vec::new();
@@ -126,7 +125,7 @@ fn subject(rows: &[Row]) -> Result<Subject, ImportError> {
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         (!values.is_empty()).then_some(mean)
     };
-    let mut subject = Subject::new(Source::Requests, "table of requests");
+    let mut subject = Subject::new(Source::Requests, TOOL);
     subject.workload.input_tokens_mean = mean(&of_finished(0));
     subject.workload.output_tokens_mean = mean(&of_finished(1));
     let no_failure = |row: &&Row| NO_FAILURES.contains(&row.outcome.as_str());
@@ -152,7 +151,7 @@ fn subject(rows: &[Row]) -> Result<Subject, ImportError> {
         let note = format!("{left_out} requests did not finish");
         subject.notes.push(note);
     }
-    with_figures(subject, "table of requests")
+    with_figures(subject, TOOL)
 }
 
 fn put(subject: &mut Subject, metric: Metric, mean: Option<f64>, seconds: &[f64]) {

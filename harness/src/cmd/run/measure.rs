@@ -93,7 +93,7 @@ pub(super) async fn measure(
     prepared.realised.characters_per_token = source
         .characters_per_token()
         .filter(|_| plan.tokenizer != TokenizerKind::StandIn);
-    let pressure = pressure(plan, &prepared);
+    let pressure = pressure(&prepared.load);
     let preflight = own_error(plan, pressure, clock, &tokenizer).await?;
     backend.prepare(preflight::connections(pressure));
     let mut window = window(plan.warmup_s, prepared.end_s);
@@ -249,11 +249,10 @@ fn window(warmup_s: f64, end_s: f64) -> Window {
 }
 
 /// How hard the client will have to work.
-fn pressure(plan: &Plan, prepared: &Prepared) -> Pressure {
-    match (&prepared.load, plan.load) {
-        (Load::Open(sessions), _) => Pressure::of_schedule(sessions),
-        (Load::Closed(_), LoadKind::Closed(users)) => Pressure::Users(users),
-        (Load::Closed(users), _) => Pressure::Users(users.count),
+fn pressure(load: &Load) -> Pressure {
+    match load {
+        Load::Open(sessions) => Pressure::of_schedule(sessions),
+        Load::Closed(users) => Pressure::Users(users.count),
     }
 }
 
