@@ -4,7 +4,8 @@
 //! divides it by what was *served* in it: requests that finished within the SLO. Requests that
 //! failed, were late or were given up are paid for and not counted. The shares of input and output
 //! tokens add up to the bill. Every figure carries the interval that the ranges of the prices and
-//! the interval of the measured rate give it together.
+//! the interval of the measured rate give it together; where the rate has none, neither has the
+//! figure, and `null_reasons` says why.
 //!
 //! Two sets of figures: *at this load*, as if the hardware were switched off outside the window;
 //! and *over the day*, for hardware that is bought for the peak of a day's load and idles off it.
@@ -83,7 +84,7 @@ pub struct Cost {
     /// List prices of services for the same traffic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<ApiBill>,
-    /// Why a figure is null, by its name.
+    /// Why a figure is null, by its name; under `interval`, why no figure has one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub null_reasons: BTreeMap<String, String>,
 }
@@ -224,6 +225,7 @@ pub fn price(measured: &Measured<'_>, priced: &Priced) -> Result<Cost, CostError
         output_weight: &priced.output_token_weight,
         cached_weight: &priced.cached_token_weight,
     };
+    let rate = spread_rate(summary);
     let mut draws = Draws::default();
     for mut world in World::all() {
         draws.add(
@@ -261,10 +263,10 @@ pub fn price(measured: &Measured<'_>, priced: &Priced) -> Result<Cost, CostError
         split,
         input_usd,
         output_usd: input_usd.map(|input| usd_window.mid - input),
-        at_this_load: draws.at_this_load.figures(),
+        at_this_load: draws.at_this_load.figures(rate.is_some()),
         over_the_day: (!measured.whole_day && served.is_some()).then(|| OverTheDay {
             utilisation: priced.utilisation.clone(),
-            figures: draws.over_the_day.figures(),
+            figures: draws.over_the_day.figures(rate.is_some()),
         }),
         services: served.as_ref().map(api::bills).unwrap_or_default(),
         null_reasons: BTreeMap::new(),
@@ -336,8 +338,8 @@ impl Draws {
             kept.1.push(usd);
         }
         let Some(served) = served else { return Ok(()) };
-        let Rate { per_s, ci95 } = served_rate(measured.summary);
-        let factor = world.rate_factor(per_s, ci95);
+        let rate = spread_rate(measured.summary);
+        let factor = rate.map_or(1.0, |(rate, ends)| world.rate_factor(rate, ends));
         let (input_share, cached_price) = basis.shares(served, world);
         let bill = Bill {
             usd: hour * measured.summary.window_s / 3_600.0 / factor,
@@ -369,9 +371,12 @@ impl Draws {
     }
 }
 
-/// The rate whose interval the figures inherit.
-fn served_rate(summary: &Summary) -> Rate {
-    summary.goodput_rate.unwrap_or(summary.request_rate)
+/// The rate whose interval the figures inherit, with that interval; none where it is not known, or
+/// reaches down to nothing: then no cost is too high.
+fn spread_rate(summary: &Summary) -> Option<(f64, (f64, f64))> {
+    let Rate { per_s, ci95 } = summary.goodput_rate.unwrap_or(summary.request_rate);
+    let ends = ci95.filter(|&(low, _)| low > 0.0)?;
+    (per_s > 0.0).then_some((per_s, ends))
 }
 
 /// A bill in one world.
@@ -430,11 +435,16 @@ impl FigureDraws {
     }
 
     /// In the order of the fields, as [`Bill::figures`] has them.
-    fn figures(&mut self) -> Figures {
+    fn figures(&mut self, with_intervals: bool) -> Figures {
         let mut draws = std::mem::take(&mut self.0).into_iter();
         let mut next = || {
             let draws = draws.next()?;
-            Some(Estimate::new(*draws.first()?, draws))
+            let figure = Estimate::new(*draws.first()?, draws);
+            Some(if with_intervals {
+                figure
+            } else {
+                figure.without_interval()
+            })
         };
         Figures {
             usd_per_query: next(),
@@ -470,6 +480,10 @@ fn with_usage(
     inputs
 }
 
+/// Why no figure has an interval.
+const NO_INTERVAL: &str = "the window holds too little for an interval of the rate of served \
+    requests, by which every cost divides; run longer";
+
 fn null_reasons(cost: &Cost, measured: &Measured<'_>) -> BTreeMap<String, String> {
     let nothing = match (measured.summary.served, measured.summary.goodput_rate) {
         (None, _) => "the report does not say what was served",
@@ -492,7 +506,11 @@ fn null_reasons(cost: &Cost, measured: &Measured<'_>) -> BTreeMap<String, String
     };
     let figures = cost.at_this_load.by_key().into_iter();
     let missing = figures.filter(|(_, figure)| figure.is_none());
+    let no_interval = (cost.served.is_some() && spread_rate(measured.summary).is_none())
+        .then_some(("interval", NO_INTERVAL));
     missing
-        .map(|(key, _)| (key.to_owned(), reason(key).to_owned()))
+        .map(|(key, _)| (key, reason(key)))
+        .chain(no_interval)
+        .map(|(key, why)| (key.to_owned(), why.to_owned()))
         .collect()
 }

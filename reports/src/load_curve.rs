@@ -184,8 +184,12 @@ impl Found {
             let mid = figure.mid * arrived / load;
             Some(Estimate {
                 mid,
-                low: mid / spread(figure.mid / figure.low, high / load),
-                high: mid * spread(figure.high / figure.mid, load / low),
+                low: figure
+                    .low
+                    .map(|end| mid / spread(figure.mid / end, high / load)),
+                high: figure
+                    .high
+                    .map(|end| mid * spread(end / figure.mid, load / low)),
             })
         };
         Self {

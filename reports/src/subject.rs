@@ -10,7 +10,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::cost::{Cost, Per};
+use crate::cost::{Cost, Estimate, Per};
 use crate::histogram::LatencyHistogram;
 use crate::schema::{Metric, MetricSummary, Rate, Report, Slo};
 use crate::validity::Verdict;
@@ -393,7 +393,7 @@ impl Subject {
                 figures.usd_per_million_total_tokens,
             ),
         ] {
-            let ends = value.map(|value| (value.low, value.high));
+            let ends = value.and_then(Estimate::interval);
             self.put_with(key, value.map(|value| value.mid), ends, served);
         }
     }

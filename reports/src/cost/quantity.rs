@@ -74,15 +74,16 @@ pub struct Quantity {
     pub note: Option<String>,
 }
 
-/// Something computed: at the mid values of its inputs, and its 95 % interval.
+/// Something computed: at the mid values of its inputs, and its 95 % interval, both of whose ends
+/// are null where an input has a spread that nobody knows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Estimate {
     /// All inputs at their mid values.
     pub mid: f64,
     /// 2.5 % quantile over the draws.
-    pub low: f64,
+    pub low: Option<f64>,
     /// 97.5 % quantile over the draws.
-    pub high: f64,
+    pub high: Option<f64>,
 }
 
 impl Estimate {
@@ -92,9 +93,14 @@ impl Estimate {
         let (low, high) = ends.unwrap_or((mid, mid));
         Self {
             mid,
-            low: low.min(mid),
-            high: high.max(mid),
+            low: Some(low.min(mid)),
+            high: Some(high.max(mid)),
         }
+    }
+
+    /// The 95 % interval.
+    pub fn interval(self) -> Option<(f64, f64)> {
+        self.low.zip(self.high)
     }
 
     /// The same in another unit.
@@ -102,8 +108,18 @@ impl Estimate {
     pub fn times(self, factor: f64) -> Self {
         Self {
             mid: self.mid * factor,
-            low: self.low * factor,
-            high: self.high * factor,
+            low: self.low.map(|low| low * factor),
+            high: self.high.map(|high| high * factor),
+        }
+    }
+
+    /// The same where the draws do not hold all that varies.
+    #[must_use]
+    pub(super) fn without_interval(self) -> Self {
+        Self {
+            low: None,
+            high: None,
+            ..self
         }
     }
 }
@@ -134,12 +150,9 @@ impl World {
         }
     }
 
-    /// A factor around 1 for a measured rate with a 95 % interval, log-normal.
-    pub(super) fn rate_factor(&mut self, rate: f64, interval: Option<(f64, f64)>) -> f64 {
+    /// A factor around 1 for a measured rate above 0 with its 95 % interval, log-normal.
+    pub(super) fn rate_factor(&mut self, rate: f64, (low, high): (f64, f64)) -> f64 {
         let Self::Drawn(rng) = self else { return 1.0 };
-        let Some((low, high)) = interval.filter(|&(low, _)| low > 0.0 && rate > 0.0) else {
-            return 1.0;
-        };
         // Each side has its own width: block intervals of rates are not symmetric.
         let normal = standard_normal(rng);
         let side = if normal < 0.0 {
@@ -203,15 +216,16 @@ mod tests {
     fn draws_repeat_and_cover_the_interval_of_a_rate() {
         let factors: Vec<f64> = World::all()
             .skip(1)
-            .map(|mut world| world.rate_factor(10.0, Some((9.0, 12.0))))
+            .map(|mut world| world.rate_factor(10.0, (9.0, 12.0)))
             .collect();
         let again: Vec<f64> = World::all()
             .skip(1)
-            .map(|mut world| world.rate_factor(10.0, Some((9.0, 12.0))))
+            .map(|mut world| world.rate_factor(10.0, (9.0, 12.0)))
             .collect();
         assert_eq!(factors, again);
         let estimate = Estimate::new(1.0, factors);
-        assert!((estimate.low - 0.9).abs() < 0.01, "{estimate:?}");
-        assert!((estimate.high - 1.2).abs() < 0.01, "{estimate:?}");
+        let (low, high) = estimate.interval().expect("draws have one");
+        assert!((low - 0.9).abs() < 0.01, "{estimate:?}");
+        assert!((high - 1.2).abs() < 0.01, "{estimate:?}");
     }
 }

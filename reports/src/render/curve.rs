@@ -81,14 +81,10 @@ pub(super) fn findings(curve: &LoadCurve) -> Vec<String> {
     );
     if let (Some(query), Some(cost)) = (found.usd_per_query, &found.cost) {
         let tokens = found.usd_per_million_total_tokens;
-        let tokens = tokens.map(|tokens| {
-            let ends = interval((tokens.low, tokens.high));
-            format!(", {} {ends} for a million tokens", usd(tokens.mid))
-        });
+        let tokens = tokens.map(|tokens| format!(", {} for a million tokens", estimate(tokens)));
         lines.push(format!(
-            "Cost there: {} {} for a query{} ({} × {}, sheet {}, confidence {}).",
-            usd(query.mid),
-            interval((query.low, query.high)),
+            "Cost there: {} for a query{} ({} × {}, sheet {}, confidence {}).",
+            estimate(query),
             tokens.unwrap_or_default(),
             cost.units,
             cost.device,
@@ -97,6 +93,14 @@ pub(super) fn findings(curve: &LoadCurve) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// With its interval, where it has one.
+fn estimate(value: Estimate) -> String {
+    let mid = usd(value.mid);
+    value
+        .interval()
+        .map_or_else(|| mid.clone(), |ends| format!("{mid} {}", interval(ends)))
 }
 
 fn title(curve: &LoadCurve) -> String {

@@ -10,7 +10,7 @@ use crate::schema::{RealisedWorkload, Report};
 use crate::stats::thousands;
 
 use super::format::{bytes, duration, interval, parameters, percent, significant, usd};
-use super::view::{DOUBTFUL, Figure, Row, Section, rate_figure};
+use super::view::{DOUBTFUL, Figure, Row, Section, rate_figure, usd_figure};
 
 /// What was served, and how fast.
 pub(super) fn throughput(report: &Report) -> Section {
@@ -67,20 +67,12 @@ pub(super) fn throughput(report: &Report) -> Section {
 /// A figure of the cost by its key.
 pub(super) fn cost_figure(cost: &Cost, key: &str, value: Option<Estimate>) -> Figure {
     match value {
-        Some(value) => estimate(value),
+        Some(value) => usd_figure(value),
         None => Figure::missing(
             cost.null_reasons
                 .get(key)
                 .map_or("not known", String::as_str),
         ),
-    }
-}
-
-fn estimate(value: Estimate) -> Figure {
-    Figure {
-        value: usd(value.mid),
-        interval: interval((value.low, value.high)),
-        reason: String::new(),
     }
 }
 
@@ -117,6 +109,9 @@ pub(super) fn cost(report: &Report) -> Section {
     let mut rows: Vec<Row> = figures
         .map(|(key, value)| row(cost_label(key), cost_figure(cost, key, value)))
         .collect();
+    if let Some(why) = cost.null_reasons.get("interval") {
+        rows.push(text("Interval of the above", format!("none: {why}")));
+    }
     if let Some(split) = &cost.split {
         let shares = format!(
             "{} to {}; {}",
@@ -126,12 +121,12 @@ pub(super) fn cost(report: &Report) -> Section {
         );
         rows.push(text("Input to output", shares));
     }
-    rows.push(row("Hardware per hour", estimate(cost.usd_per_hour)));
+    rows.push(row("Hardware per hour", usd_figure(cost.usd_per_hour)));
     if cost.hour.len() > 1 {
         let parts = cost.hour.iter();
-        rows.extend(parts.map(|part| row(format!("of it {}", part.name), estimate(part.usd))));
+        rows.extend(parts.map(|part| row(format!("of it {}", part.name), usd_figure(part.usd))));
     }
-    rows.push(row("The measured window", estimate(cost.usd_window)));
+    rows.push(row("The measured window", usd_figure(cost.usd_window)));
     if let Some(served) = cost.served {
         let of = format!(
             "{} of {}",

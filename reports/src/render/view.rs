@@ -5,11 +5,12 @@
 
 use serde::Serialize;
 
+use crate::cost::Estimate;
 use crate::schema::{Metric, MetricSummary, Rate, Report};
 use crate::stats::thousands;
 use crate::validity::Verdict;
 
-use super::format::{duration, duration_interval, interval, significant};
+use super::format::{duration, duration_interval, interval, significant, usd};
 use super::{energy, sections, server_metrics};
 
 /// A figure with what belongs to it.
@@ -225,6 +226,15 @@ pub(super) fn rate_figure(rate: Rate, unit: &str) -> Figure {
     Figure {
         value: format!("{} {unit}", significant(rate.per_s)),
         interval: rate.ci95.map(interval).unwrap_or_default(),
+        reason: String::new(),
+    }
+}
+
+/// An amount of money with its interval.
+pub(super) fn usd_figure(amount: Estimate) -> Figure {
+    Figure {
+        value: usd(amount.mid),
+        interval: amount.interval().map(interval).unwrap_or_default(),
         reason: String::new(),
     }
 }

@@ -391,16 +391,57 @@ fn a_bill_from_the_requests_themselves() {
 fn intervals_hold_the_price_range_and_the_rate() {
     let summary = synthetic::measured(Story::Steady).summary;
     let cost = synthetic::priced(&summary, "nvidia-h100-sxm", 1);
-    let Estimate { low, mid, high } = cost.usd_per_hour;
+    let mid = cost.usd_per_hour.mid;
+    let (low, high) = cost.usd_per_hour.interval().expect("a range");
     assert!(1.99 < low && low < mid && mid < high && high < 3.5);
     assert!((mid - 2.745).abs() < 1e-12);
     let query = cost.at_this_load.usd_per_query.expect("served");
+    let ends = query.interval().expect("the rate has one");
     assert!(
-        query.high / query.low > high / low,
+        ends.1 / ends.0 > high / low,
         "the rate's own interval comes on top"
     );
     let again = synthetic::priced(&summary, "nvidia-h100-sxm", 1);
     assert_eq!(cost, again, "drawn from a fixed seed");
+}
+
+#[test]
+fn a_rate_without_an_interval_gives_costs_without_one_and_says_so() {
+    let measured = synthetic::measured(Story::Steady).summary;
+    let known = measured.goodput_rate.expect("an SLO");
+    let ends = known.ci95.expect("an interval");
+    let half = |cost: &Cost| {
+        let day = cost.over_the_day.as_ref().expect("not a whole day");
+        let figures = [&cost.at_this_load, &day.figures].map(cost::Figures::by_key);
+        let figures = figures.into_iter().flatten();
+        let (with, without): (Vec<_>, Vec<_>) = figures
+            .filter_map(|(_, figure)| figure)
+            .partition(|figure| figure.interval().is_some());
+        (with.len(), without.len())
+    };
+    for (ci95, unit, spread) in [
+        (Some(ends), "nvidia-h100-sxm", true),
+        (None, "nvidia-h100-sxm", false),
+        // A price without a range makes no figure exact.
+        (None, "cpu", false),
+        (Some((0.0, ends.1)), "nvidia-h100-sxm", false),
+    ] {
+        let mut summary = measured.clone();
+        summary.goodput_rate = Some(Rate { ci95, ..known });
+        let cost = synthetic::priced(&summary, unit, 1);
+        let (with, without) = half(&cost);
+        assert!(with + without > 10, "{with} + {without}");
+        assert_eq!((with > 0, without > 0), (spread, !spread), "{ci95:?}");
+        assert_eq!(cost.null_reasons.contains_key("interval"), !spread);
+        assert!(
+            cost.usd_per_hour.interval().is_some(),
+            "a price has a range"
+        );
+        // Without an SLO what finished is what was served.
+        summary.goodput_rate = None;
+        summary.request_rate = Rate { ci95, ..known };
+        assert_eq!(half(&synthetic::priced(&summary, unit, 1)), (with, without));
+    }
 }
 
 #[test]

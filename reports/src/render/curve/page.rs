@@ -6,10 +6,10 @@ use crate::capacity::Decision;
 use crate::cost::Estimate;
 use crate::load_curve::{LoadCurve, LoadUnit, Point};
 use crate::render::axis::{Axis, Kind};
-use crate::render::format::{interval, percent, significant, usd};
+use crate::render::format::{interval, percent, significant};
 use crate::render::page::{Banner, Block, Card, Cell, Label, Look, Page, Part, Table, Tone, plots};
 use crate::render::plot::{Plot, Series, Shape};
-use crate::render::view::Figure;
+use crate::render::view::{Figure, usd_figure};
 
 use super::{HEADS, cells, findings, rising};
 
@@ -77,11 +77,7 @@ fn cards(curve: &LoadCurve) -> Vec<Card> {
         let value = value?;
         Some(Card {
             label: Label::defined(label, term),
-            figure: Figure {
-                value: usd(value.mid),
-                interval: interval((value.low, value.high)),
-                reason: String::new(),
-            },
+            figure: usd_figure(value),
             lines: Vec::new(),
         })
     };
