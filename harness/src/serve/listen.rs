@@ -21,6 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use super::crowd::{Crowd, give_memory_back};
 use super::patience::{HyperTimer, Patient};
 use super::{Server, routes};
 
@@ -53,6 +54,7 @@ pub async fn run(
     let connections = Connections {
         router: routes::router(Arc::clone(&server)),
         server: Arc::clone(&server),
+        crowd: Arc::default(),
     };
     let open = GracefulShutdown::new();
     loop {
@@ -87,6 +89,7 @@ type Connection = http1::Connection<TokioIo<Patient<TcpStream>>, TowerToHyperSer
 struct Connections {
     server: Arc<Server>,
     router: Router,
+    crowd: Arc<Crowd>,
 }
 
 impl Connections {
@@ -120,12 +123,17 @@ impl Connections {
             );
         let served = watch(connection);
         let server = Arc::clone(&self.server);
+        let crowd = Arc::clone(&self.crowd);
         server.metrics.connections.inc();
+        crowd.enter();
         tokio::spawn(async move {
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection broke");
             }
             server.metrics.connections.dec();
+            if crowd.leave() {
+                tokio::task::spawn_blocking(give_memory_back);
+            }
         });
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! - [`Server`]: what is served and to how many at once; [`run`] serves it on a socket.
-//! - `listen`, `patience`: connections, and how long a peer may keep one waiting.
+//! - `listen`, `patience`, `crowd`: connections, how long a peer may keep one waiting, and the
+//!   memory that many of them leave.
 //! - `routes`, `body`: paths, and a request's bytes up to a limit.
 //! - `fields`, `ask`: from JSON to requests that the engine can run, or an `error`.
 //! - `answer`, `stop`: from the engine's tokens to text, up to a stop string.
@@ -17,6 +18,7 @@
 mod answer;
 mod ask;
 mod body;
+mod crowd;
 mod error;
 mod events;
 mod fields;

@@ -140,7 +140,8 @@ fn a_capacity_is_found_and_every_run_of_the_search_is_kept() {
     assert!(
         found
             .usd_per_query
-            .is_some_and(|usd| usd.low < usd.mid && usd.mid < usd.high)
+            .and_then(|usd| Some((usd.mid, usd.interval()?)))
+            .is_some_and(|(mid, (low, high))| low < mid && mid < high)
     );
     let mut seeds: Vec<u64> = curve.points.iter().map(|point| point.seed).collect();
     seeds.dedup();

@@ -9,7 +9,7 @@ use crate::record::TokenCountSource;
 use crate::schema::{RealisedWorkload, Report};
 use crate::stats::thousands;
 
-use super::format::{bytes, duration, interval, parameters, percent, significant, usd};
+use super::format::{bytes, duration, parameters, percent, significant, usd};
 use super::view::{DOUBTFUL, Figure, Row, Section, rate_figure, usd_figure};
 
 /// What was served, and how fast.

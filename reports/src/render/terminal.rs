@@ -302,5 +302,9 @@ fn cost(report: &Report, paint: Paint) -> Vec<String> {
         line("Cost per 1M output", &output, "", paint),
     ];
     lines.extend(wrapped(&source, "  ").iter().map(|text| paint.dim(text)));
+    if let Some(why) = cost.null_reasons.get("interval") {
+        let note = format!("– no interval of the costs: {why}");
+        lines.extend(wrapped(&note, "  ").iter().map(|text| paint.dim(text)));
+    }
     lines
 }
