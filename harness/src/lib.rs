@@ -34,7 +34,10 @@ pub mod workload;
 
 /// Optional features that are compiled in.
 pub fn compiled_features() -> Vec<&'static str> {
-    let all = [("cuda", cfg!(feature = "cuda"))];
+    let all = [
+        ("cuda", cfg!(feature = "cuda")),
+        ("flash-attn", cfg!(feature = "flash-attn")),
+    ];
     let on = all.into_iter().filter(|feature| feature.1);
     on.map(|feature| feature.0).collect()
 }

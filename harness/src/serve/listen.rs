@@ -132,7 +132,8 @@ impl Connections {
             }
             server.metrics.connections.dec();
             if crowd.leave() {
-                tokio::task::spawn_blocking(give_memory_back);
+                // Those who are still served do not wait for it.
+                std::thread::spawn(give_memory_back);
             }
         });
     }

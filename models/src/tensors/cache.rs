@@ -78,9 +78,43 @@ pub(super) fn slots<'a>(
     Tensor::from_vec(slots, count, device)
 }
 
-/// What some rows of a batch attend to, on the device: groups of rows one after another.
+/// What some rows of a batch attend to, on the device.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) enum Plan {
+    Groups(GroupPlan),
+    #[cfg(feature = "flash-attn")]
+    Flash(super::flash::FlashPlan),
+}
+
+impl Plan {
+    /// Of spans that are the batch's rows one after another.
+    pub(super) fn new<'a>(
+        cache: &TensorCache,
+        spans: impl Iterator<Item = Span<'a>>,
+        device: &Device,
+    ) -> Result<Self> {
+        #[cfg(feature = "flash-attn")]
+        if cache.layers.iter().all(LayerCache::suits_flash) {
+            return super::flash::FlashPlan::new(spans, device).map(Self::Flash);
+        }
+        let _ = cache;
+        GroupPlan::new(spans, device).map(Self::Groups)
+    }
+
+    /// Attention of the plan's rows, `[rows, heads, head_dim]`, already scaled; gives
+    /// `[rows, heads * head_dim]`.
+    pub(super) fn attend(&self, cache: &LayerCache, queries: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Groups(plan) => plan.attend(cache, queries),
+            #[cfg(feature = "flash-attn")]
+            Self::Flash(plan) => plan.attend(cache, queries),
+        }
+    }
+}
+
+/// Groups of rows, one after another.
+#[derive(Debug)]
+pub(super) struct GroupPlan {
     /// The batch's rows in the order of the groups, and the way back; none where that is their own.
     order: Option<(Tensor, Tensor)>,
     groups: Vec<GroupTensors>,
@@ -99,7 +133,7 @@ struct GroupTensors {
     mask: Option<Tensor>,
 }
 
-impl Plan {
+impl GroupPlan {
     pub(super) fn new<'a>(spans: impl Iterator<Item = Span<'a>>, device: &Device) -> Result<Self> {
         let groups = groups(spans);
         let rows = groups.iter().flatten().flat_map(|span| span.rows.clone());
@@ -122,8 +156,7 @@ impl Plan {
         })
     }
 
-    /// Attention of the plan's rows, `[rows, heads, head_dim]`, already scaled; gives
-    /// `[rows, heads * head_dim]`.
+    /// As [`Plan::attend`].
     pub(super) fn attend(&self, cache: &LayerCache, queries: &Tensor) -> Result<Tensor> {
         let queries = match &self.order {
             Some((order, _)) => &queries.index_select(order, 0)?,
@@ -240,5 +273,26 @@ impl LayerCache {
             cache.scatter_set(slots, &rows.to_dtype(cache.dtype())?, 0)?;
         }
         Ok(())
+    }
+
+    /// Can `FlashAttention` read it?
+    #[cfg(feature = "flash-attn")]
+    fn suits_flash(&self) -> bool {
+        let head_dim = self.keys.dims()[2];
+        let half = self.keys.dtype() == DType::F16;
+        half && self.keys.device().is_cuda() && head_dim.is_multiple_of(8) && head_dim <= 512
+    }
+
+    /// Keys and values as `[blocks, BLOCK_TOKENS, kv_heads, head_dim]`, the same memory.
+    #[cfg(any(test, feature = "flash-attn"))]
+    pub(super) fn pages(&self) -> Result<(Tensor, Tensor)> {
+        let (slots, kv_heads, head_dim) = self.keys.dims3()?;
+        let pages = (slots / BLOCK_TOKENS, BLOCK_TOKENS, kv_heads, head_dim);
+        Ok((self.keys.reshape(pages)?, self.values.reshape(pages)?))
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(keys: Tensor, values: Tensor) -> Self {
+        Self { keys, values }
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! It takes the same batches as [`crate::Llama`] and gives the same logits, up to rounding: on the
 //! CPU it is the baseline and the check of the kernels in `cpu`, elsewhere it is the engine. Rows
-//! of all sequences pass through each matrix together, and attend in groups (`groups`).
+//! of all sequences pass through each matrix together, and attend in groups (`groups`), or in one
+//! call of `FlashAttention` (`flash`).
 //! **Invariant.** Between the upload of the batch and the reading of the logits nothing comes back
 //! to the host. It does not promise the same bits in other company: kernels differ by batch size.
 
 mod cache;
 mod device;
+#[cfg(any(test, feature = "flash-attn"))]
+mod flash;
 mod groups;
 mod logits;
 mod matrix;
@@ -194,7 +197,7 @@ impl TensorLlama {
     ) -> candle_core::Result<Option<Tensor>> {
         let placed = rows.placement.rows();
         let count = placed.len();
-        let (all, sampled) = self.queries(batch, rows)?;
+        let (all, sampled) = self.queries(cache, batch, rows)?;
         let row = (count, self.config.kv_heads, self.config.head_dim);
         let slots = slots(placed.iter().copied(), &self.device)?;
         let slots = slots.reshape((count, 1, 1))?.expand(row)?.contiguous()?;
@@ -228,6 +231,7 @@ impl TensorLlama {
     /// with what they see.
     fn queries(
         &self,
+        cache: &TensorCache,
         batch: &[SequenceStep<'_>],
         rows: &Rows<'_>,
     ) -> candle_core::Result<(Queries, Option<(Tensor, Queries)>)> {
@@ -249,7 +253,7 @@ impl TensorLlama {
         let positions: Vec<_> = positions.collect();
         let all = Queries {
             angles: self.angles(positions.iter().copied())?,
-            plan: Plan::new(spans.into_iter(), &self.device)?,
+            plan: Plan::new(cache, spans.into_iter(), &self.device)?,
         };
         if last.is_empty() {
             return Ok((all, None));
@@ -259,7 +263,7 @@ impl TensorLlama {
         let kept = Tensor::from_vec(kept, sampled.len(), &self.device)?;
         let last = Queries {
             angles: self.angles(sampled.iter().map(|row| positions[*row]))?,
-            plan: Plan::new(last.into_iter(), &self.device)?,
+            plan: Plan::new(cache, last.into_iter(), &self.device)?,
         };
         Ok((all, Some((kept, last))))
     }
