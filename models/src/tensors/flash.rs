@@ -213,7 +213,8 @@ mod tests {
             // Blocks of a sequence lie apart, and in no order.
             let mut free: Vec<u32> = (0..blocks as u32).rev().collect();
             free.sort_by_key(|block| block.wrapping_mul(2_654_435_761));
-            let tables: Vec<Vec<u32>> = used.iter().map(|used| free.drain(..used).collect()).collect();
+            let take = |used: &usize| free.drain(..used).collect();
+            let tables: Vec<Vec<u32>> = used.iter().map(take).collect();
             let mut end = 0;
             let spans: Vec<Span<'_>> = lengths.iter().zip(&tables).map(|((rows, before), blocks)| {
                 end += rows;
