@@ -167,10 +167,21 @@ impl Clock {
     /// # Panics
     /// In virtual time, when every task waits and no timer is set.
     pub fn block_on<F: Future>(&self, main: F) -> F::Output {
-        self.runtime().block_on(main)
+        self.runtime(|| ()).block_on(main)
     }
 
-    fn runtime(&self) -> tokio::runtime::Runtime {
+    /// The same beside a thread of this process that stamps what it reads: tasks give way to it, so
+    /// that it need not wait for the end of their time slice. Only on Linux, where a thread has a
+    /// priority of its own.
+    ///
+    /// # Panics
+    /// As [`Self::block_on`].
+    pub fn block_on_giving_way<F: Future>(&self, main: F) -> F::Output {
+        self.runtime(give_way).block_on(main)
+    }
+
+    /// In real time each thread of tasks begins with `begin`.
+    fn runtime(&self, begin: fn()) -> tokio::runtime::Runtime {
         let built = if self.is_simulated() {
             let shared = Arc::clone(&self.0);
             tokio::runtime::Builder::new_current_thread()
@@ -182,6 +193,7 @@ impl Clock {
             tokio::runtime::Builder::new_multi_thread()
                 .enable_io()
                 .worker_threads(processors.min(2))
+                .on_thread_start(begin)
                 .build()
         };
         built.expect("the async runtime can be started")
@@ -208,6 +220,19 @@ impl Clock {
             .expect("a thread can be started");
     }
 }
+
+/// Lowers the priority of the calling thread.
+#[cfg(target_os = "linux")]
+fn give_way() {
+    /// A tenth of the weight of a thread as it starts: as the scheduler of Linux has it.
+    const NICER: i32 = 10;
+    if let Err(error) = rustix::process::nice(NICER) {
+        tracing::debug!(%error, "a thread keeps its priority");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_way() {}
 
 impl fmt::Debug for Clock {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -385,6 +410,23 @@ impl Drop for Sleep {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn tasks_give_way_where_they_are_to_and_nothing_else_does() {
+        let niceness = || rustix::process::getpriority_process(None).expect("of this thread");
+        let before = niceness();
+        let clock = Clock::wall();
+        let of_task = async || {
+            tokio::spawn(async move { niceness() })
+                .await
+                .expect("it ran")
+        };
+        assert_eq!(clock.block_on(of_task()), before);
+        let (task, main) = clock.block_on_giving_way(async { (of_task().await, niceness()) });
+        assert_eq!(task, (before + 10).min(19));
+        assert_eq!((main, niceness()), (before, before));
+    }
 
     #[test]
     fn virtual_time_fires_a_million_timers_in_order() {

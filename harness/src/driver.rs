@@ -28,6 +28,11 @@ use crate::workload::conversation::{Conversation, Reply};
 use crate::workload::schedule::{Session, Turn};
 use crate::workload::source::SessionSource;
 
+/// Between the call of [`run`] and the start of a run in real time, so that what is due at once has
+/// its prompt by then.
+const HEAD_START: Nanos = Nanos(500_000_000);
+/// So long before its first turn a conversation is begun.
+const AHEAD: Nanos = Nanos(2_000_000_000);
 /// Nobody reads an answer and asks on in less.
 const SHORTEST_PAUSE_S: f64 = 1.0;
 
@@ -72,6 +77,16 @@ pub struct Users {
     pub spread: Nanos,
     /// The first conversations, made before the run; later ones are made as they are needed.
     pub ready: Arc<[Session]>,
+}
+
+/// When a run that is driven from now on starts.
+pub fn start(clock: &Clock) -> Nanos {
+    let head_start = if clock.is_simulated() {
+        Nanos::ZERO
+    } else {
+        HEAD_START
+    };
+    clock.now().plus(head_start)
 }
 
 /// Runs the load to its end, or until `stop` turns true.
@@ -119,11 +134,13 @@ pub async fn run(
                     .turns
                     .first()
                     .map_or(Nanos::ZERO, |turn| turn.nominal);
-                let lead = Nanos(first.0.saturating_sub(2_000_000_000));
+                let begin = first.since(AHEAD);
                 let ids = seat
                     .next_id
                     .fetch_add(session.turns.len() as u64, Ordering::Relaxed);
-                seat.wait_until(lead).await;
+                if begin > Nanos::ZERO {
+                    seat.wait_until(begin).await;
+                }
                 seats.spawn(seat.clone().hold_open(session, ids));
             }
         }
@@ -560,6 +577,14 @@ mod tests {
     use super::*;
     use crate::workload::schedule::SessionMaker;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_run_starts_later_in_real_time_and_at_once_in_virtual_time() {
+        let (wall, simulated) = (Clock::wall(), Clock::simulated());
+        let now = wall.now();
+        assert!(start(&wall) >= now.plus(HEAD_START));
+        assert_eq!(start(&simulated), simulated.now());
+    }
 
     #[test]
     fn tokens_are_spread_by_length() {

@@ -91,7 +91,8 @@ pub async fn measure(
     // The connections are there by now.
     clock.sleep(Nanos(100_000_000)).await;
     let path = folder.0.join("requests.jsonl");
-    let start = clock.now();
+    let begun = clock.now();
+    let start = driver::start(clock);
     let cpu_before = crate::host::process_cpu_s();
     drive(
         Arc::new(backend),
@@ -102,7 +103,7 @@ pub async fn measure(
         start,
     )
     .await?;
-    let wall_s = clock.now().since(start).as_secs_f64();
+    let wall_s = clock.now().since(begun).as_secs_f64();
     let cpu_s = crate::host::process_cpu_s()
         .zip(cpu_before)
         .map(|(now, before)| now - before);
@@ -159,9 +160,10 @@ fn load_under(pressure: Pressure, source: &SessionSource) -> (String, Load) {
 /// how long a server takes, and those that are missing are made as they are needed.
 pub fn connections(pressure: Pressure) -> usize {
     const LIKELY_S: f64 = 2.0;
+    const MOST: usize = 4000;
     match pressure {
         Pressure::Users(users) => users as usize,
-        Pressure::Rate(rate) => ((rate * LIKELY_S).ceil() as usize).clamp(1, 1000),
+        Pressure::Rate(rate) => ((rate * LIKELY_S).ceil() as usize).clamp(1, MOST),
     }
 }
 
@@ -510,7 +512,7 @@ mod tests {
     #[test]
     fn connections_follow_the_load() {
         let open = |rate| connections(Pressure::Rate(rate));
-        assert_eq!((open(0.1), open(20.0), open(1e5)), (1, 40, 1000));
+        assert_eq!((open(0.1), open(20.0), open(1e5)), (1, 40, 4000));
         assert_eq!(connections(Pressure::Users(2000)), 2000);
     }
 }

@@ -159,11 +159,13 @@ fn a_server_nobody_checked_is_said_so() {
     );
     let ran = sandbox.run_line(&format!(
         "run --target https://{}/v1 --workload random:24/2 --rate 20 --duration 2s --warmup 0s \
-         --no-preflight --probe none --no-scrape --tls-insecure --out out",
+         --probe none --no-scrape --tls-insecure --out out",
         server.address
     ));
     let found = report(&sandbox.path("out"));
     assert!(found.target.details["tls"].contains("NOT checked"));
+    let own_error = found.client_error.preflight.expect("measured");
+    assert!(own_error.load.contains("without the TLS"), "{own_error:?}");
     assert!(
         ran.out.contains("certificate was not checked"),
         "{}",

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use backends::engine::StepTimes;
@@ -101,13 +102,14 @@ pub(super) async fn measure(
     let (timers_s, watch) = before_the_load(plan, clock).await?;
     let scraper = scraper(plan, &backend);
     let host = timers_s.and_then(|_| HostWatch::start(clock));
-    let started = timestamp(clock, jiff::Timestamp::now());
+    let start = driver::start(clock);
+    let ahead = Duration::from_nanos(start.since(clock.now()).0);
+    let started = timestamp(clock, jiff::Timestamp::now()) + ahead;
     let started_ns = u64::try_from(started.as_nanosecond()).unwrap_or_default();
     let accumulator = |window| Accumulator::new(window, plan.slo).with_run_start(started_ns);
     let path = out.join("requests.jsonl");
     let place = || format!("`{}`", path.display());
     let recorder = Recorder::create(&path, accumulator(window)).with_context(place)?;
-    let start = clock.now();
     let end = Nanos(window.end_ns);
     let load = load_plan(plan, prepared.load, start, end);
     let driven = Driven {
@@ -268,8 +270,13 @@ async fn own_error(
     }
     note("measuring the client's own error against the bundled ground truth …");
     let measured = preflight::measure(pressure, plan.seed, clock, Arc::clone(tokenizer)).await;
-    let measured = measured
+    let mut measured = measured
         .context("the client's own error could not be measured; `--no-preflight` runs without")?;
+    if plan.http.tls.is_some() {
+        measured
+            .load
+            .push_str(", without the TLS that the target has");
+    }
     Ok(Some(measured))
 }
 
@@ -297,6 +304,7 @@ async fn drive(
         end,
     } = with;
     let clock = backend.clock();
+    let begun = clock.now();
     let cpu_before = crate::host::process_cpu_s();
     let (stop, interrupted) = watch::channel(false);
     let shown = show_progress(backend, recorder, start, end);
@@ -319,7 +327,7 @@ async fn drive(
     }
     let interrupted = *interrupted.borrow();
     listening.inspect(tokio::task::JoinHandle::abort);
-    let seconds = clock.now().since(start).as_secs_f64();
+    let seconds = clock.now().since(begun).as_secs_f64();
     let cpu_s = crate::host::process_cpu_s()
         .zip(cpu_before)
         .map(|(now, before)| now - before);
