@@ -5,38 +5,29 @@
 //! connections there were is left, the free pages of the heap go back to the system. What it does
 //! not do: anything with another C library, where it is left to the allocator.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Fewer connections than this are no crowd.
-const CROWD: u32 = 64;
+const CROWD: i64 = 64;
 /// Of the most there were, one in this many may be left.
-const LEFT: u32 = 8;
+const LEFT: i64 = 8;
 
-/// Connections that are open, and the most since memory was last given back.
+/// The most connections since memory was last given back.
 #[derive(Debug, Default)]
-pub(super) struct Crowd(Mutex<Count>);
-
-#[derive(Debug, Default)]
-struct Count {
-    open: u32,
-    most: u32,
-}
+pub(super) struct Crowd(AtomicI64);
 
 impl Crowd {
-    /// One more.
-    pub(super) fn enter(&self) {
-        let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        count.open += 1;
-        count.most = count.most.max(count.open);
+    /// One came, and so many are open.
+    pub(super) fn grew(&self, open: i64) {
+        self.0.fetch_max(open, Ordering::Relaxed);
     }
 
-    /// One less. True when a crowd has gone.
-    pub(super) fn leave(&self) -> bool {
-        let mut count = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        count.open = count.open.saturating_sub(1);
-        let gone = count.most >= CROWD && count.open <= count.most / LEFT;
+    /// One went, and so many are open. True when a crowd has gone.
+    pub(super) fn shrank(&self, open: i64) -> bool {
+        let most = self.0.load(Ordering::Relaxed);
+        let gone = most >= CROWD && open <= most / LEFT;
         if gone {
-            count.most = count.open;
+            self.0.store(open, Ordering::Relaxed);
         }
         gone
     }
@@ -62,12 +53,18 @@ pub(super) fn give_memory_back() {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
     #[test]
     fn a_crowd_has_gone_when_an_eighth_is_left_and_few_are_none() {
         let crowd = Crowd::default();
-        let come = |many: u32| (0..many).for_each(|_| crowd.enter());
-        let go = |many: u32| (0..many).filter(|_| crowd.leave()).count();
+        let open = Cell::new(0);
+        let moved = |by: i64| {
+            open.set(open.get() + by);
+            open.get()
+        };
+        let come = |many: i64| (0..many).for_each(|_| crowd.grew(moved(1)));
+        let go = |many: i64| (0..many).filter(|_| crowd.shrank(moved(-1))).count();
         come(CROWD - 1);
         assert_eq!(go(CROWD - 1), 0, "few");
         come(800);

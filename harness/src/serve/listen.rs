@@ -124,14 +124,12 @@ impl Connections {
         let served = watch(connection);
         let server = Arc::clone(&self.server);
         let crowd = Arc::clone(&self.crowd);
-        server.metrics.connections.inc();
-        crowd.enter();
+        crowd.grew(server.metrics.connections.inc() + 1);
         tokio::spawn(async move {
             if let Err(error) = served.await {
                 tracing::debug!(%error, "a connection broke");
             }
-            server.metrics.connections.dec();
-            if crowd.leave() {
+            if crowd.shrank(server.metrics.connections.dec() - 1) {
                 // Those who are still served do not wait for it.
                 std::thread::spawn(give_memory_back);
             }

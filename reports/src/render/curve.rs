@@ -9,6 +9,7 @@ use crate::load_curve::{LoadCurve, Point};
 pub(super) use page::html;
 
 use super::format::{duration, interval, percent, significant, usd};
+use super::view::usd_figure;
 
 const HEADS: [&str; 11] = [
     "load",
@@ -97,10 +98,10 @@ pub(super) fn findings(curve: &LoadCurve) -> Vec<String> {
 
 /// With its interval, where it has one.
 fn estimate(value: Estimate) -> String {
-    let mid = usd(value.mid);
-    value
-        .interval()
-        .map_or_else(|| mid.clone(), |ends| format!("{mid} {}", interval(ends)))
+    let figure = usd_figure(value);
+    format!("{} {}", figure.value, figure.interval)
+        .trim_end()
+        .to_owned()
 }
 
 fn title(curve: &LoadCurve) -> String {
