@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use compact_str::CompactString;
 use models::{Message, SamplingParams};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -41,6 +42,10 @@ pub trait Backend: Send + Sync {
     }
     /// So many requests at once are likely; called before a run.
     fn prepare(&self, _: usize) {}
+    /// What it reads of a prompt; the rest need not be made.
+    fn reads(&self) -> PromptForm {
+        PromptForm::Tokens
+    }
     /// For live progress, a few times a second.
     fn gauges(&self) -> Gauges {
         Gauges::default()
@@ -90,10 +95,19 @@ pub enum Delivery {
     Lazy,
 }
 
-/// A prompt in both forms: engines in this process read the tokens, servers the messages.
+/// Which form of a prompt is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PromptForm {
+    /// The tokens, by an engine in this process.
+    Tokens,
+    /// The messages, by a server.
+    Messages,
+}
+
+/// A prompt in both forms, or in the one that is read.
 #[derive(Debug, Clone)]
 pub struct Prompt {
-    /// Token ids after the chat template.
+    /// Token ids after the chat template; none where only the messages are read.
     pub tokens: Arc<[u32]>,
     /// The conversation.
     pub messages: Arc<[Message]>,
@@ -108,6 +122,12 @@ impl TokenStream {
     pub fn channel() -> (mpsc::UnboundedSender<Event>, Self) {
         let (sender, receiver) = mpsc::unbounded_channel();
         (sender, Self(receiver))
+    }
+
+    /// Waits for an event and adds it to `events`, with all others that are there; none after the
+    /// last.
+    pub async fn next_all(&mut self, events: &mut Vec<Event>) {
+        self.0.recv_many(events, usize::MAX).await;
     }
 
     /// The next event; `None` after the last.
@@ -145,7 +165,7 @@ pub enum EventKind {
     /// One content event of a server.
     Text {
         /// Content, reasoning or tool text.
-        text: String,
+        text: CompactString,
         /// It came with the same read as the content before it.
         coalesced: bool,
     },

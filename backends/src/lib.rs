@@ -31,5 +31,5 @@ pub mod sim;
 pub use clock::{Clock, Nanos};
 pub use contract::{
     Backend, Delivery, Event, EventKind, Failure, FailureCause, FinishReason, Gauges, Prompt,
-    Request, SystemInfo, Ticket, TokenStream, Usage,
+    PromptForm, Request, SystemInfo, Ticket, TokenStream, Usage,
 };

@@ -8,17 +8,16 @@
 //! Invariant: every turn that is due before the end of the load gives exactly one record, sent or
 //! not; nothing is dropped, retried or re-anchored in silence.
 
+mod answer;
+
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use backends::{
-    Backend, Clock, Delivery, Event, EventKind, FailureCause, FinishReason, Nanos, Request, Ticket,
-    TokenStream, Usage,
-};
-use models::{ChatTokenizer, SamplingParams, Special};
-use reports::{Finish, Outcome, RequestRecord, TokenCountSource};
+use backends::{Backend, Clock, Delivery, Event, EventKind, Nanos, Request, Ticket, TokenStream};
+use models::{ChatTokenizer, SamplingParams};
+use reports::{Outcome, RequestRecord, TokenCountSource};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -27,6 +26,7 @@ use crate::recorder::Recorder;
 use crate::workload::conversation::{Conversation, Reply};
 use crate::workload::schedule::{Session, Turn};
 use crate::workload::source::SessionSource;
+use answer::Answer;
 
 /// Between the call of [`run`] and the start of a run in real time, so that what is due at once has
 /// its prompt by then.
@@ -108,7 +108,7 @@ pub async fn run(
         ..
     } = plan;
     let pause = Nanos::from_secs_f64(SHORTEST_PAUSE_S * plan.think_scale.min(1.0));
-    let mut seat = Seat {
+    let seat = Seat {
         clock: backend.clock().clone(),
         backend,
         source,
@@ -125,43 +125,17 @@ pub async fn run(
         next_id: Arc::new(AtomicU64::new(0)),
         max_requests: plan.max_requests.unwrap_or(u64::MAX),
     };
-    let mut seats = JoinSet::new();
-    match load {
-        Load::Open(sessions) => {
-            for session in sessions {
-                // Tasks are started a little before they are due, not all at once.
-                let first = session
-                    .turns
-                    .first()
-                    .map_or(Nanos::ZERO, |turn| turn.nominal);
-                let begin = first.since(AHEAD);
-                let ids = seat
-                    .next_id
-                    .fetch_add(session.turns.len() as u64, Ordering::Relaxed);
-                if begin > Nanos::ZERO {
-                    seat.wait_until(begin).await;
-                }
-                seats.spawn(seat.clone().hold_open(session, ids));
-            }
-        }
-        Load::Closed(users) => {
-            for user in 0..users.count {
-                seats.spawn(seat.clone().hold_closed(user, users.clone()));
-            }
-        }
-    }
-    let mut lost = 0;
-    while let Some(ended) = seats.join_next().await {
-        if let Err(error) = ended {
-            tracing::error!(%error, "a conversation was lost");
-            lost += 1;
-        }
-    }
+    // As a task: each conversation that begins or ends would wake the main thread otherwise.
+    let held = tokio::spawn(seat.clone().hold_all(load));
+    let lost_conversations = held.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the load was lost");
+        1
+    });
     // An open-loop schedule is cut before the run, so only users can reach the limit early.
     let all_asked = seat.next_id.load(Ordering::Relaxed) > seat.max_requests;
     let cut_short = *seat.stop.borrow() || all_asked;
     Ended {
-        lost_conversations: lost,
+        lost_conversations,
         load_end: cut_short.then(|| seat.now()),
     }
 }
@@ -205,6 +179,40 @@ struct Seat {
 }
 
 impl Seat {
+    /// All conversations of the load, to their end; how many a fault of ours took out of it.
+    async fn hold_all(mut self, load: Load) -> u64 {
+        let mut seats = JoinSet::new();
+        match load {
+            Load::Open(sessions) => {
+                for session in sessions {
+                    // Tasks are started a little before they are due, not all at once.
+                    let first = session.turns.first();
+                    let first = first.map_or(Nanos::ZERO, |turn| turn.nominal);
+                    let begin = first.since(AHEAD);
+                    let turns = session.turns.len() as u64;
+                    let ids = self.next_id.fetch_add(turns, Ordering::Relaxed);
+                    if begin > Nanos::ZERO {
+                        self.wait_until(begin).await;
+                    }
+                    seats.spawn(self.clone().hold_open(session, ids));
+                }
+            }
+            Load::Closed(users) => {
+                for user in 0..users.count {
+                    seats.spawn(self.clone().hold_closed(user, users.clone()));
+                }
+            }
+        }
+        let mut lost = 0;
+        while let Some(ended) = seats.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a conversation was lost");
+                lost += 1;
+            }
+        }
+        lost
+    }
+
     /// A conversation of the schedule.
     async fn hold_open(mut self, session: Session, first_id: u64) {
         let mut talk = begin(&self.tokenizer, &session);
@@ -269,7 +277,7 @@ impl Seat {
         due: Due,
     ) -> Option<()> {
         // The prompt is ready before its instant, so that making it costs the request nothing.
-        let prompt = match self.source.prompt(talk, turn) {
+        let prompt = match self.source.prompt(talk, turn, self.backend.reads()) {
             Ok(prompt) => prompt,
             Err(error) => {
                 record.outcome = Outcome::Engine;
@@ -284,7 +292,12 @@ impl Seat {
             Due::From(instant) => instant.max(self.now()),
         };
         record.intended_ns = intended.0;
-        record.input_tokens = prompt.tokens.len() as u64;
+        let unread = if prompt.tokens.is_empty() {
+            Some(Arc::clone(&prompt.messages))
+        } else {
+            record.input_tokens = prompt.tokens.len() as u64;
+            None
+        };
         let request = Request {
             prompt,
             max_tokens: turn.output_tokens,
@@ -310,12 +323,7 @@ impl Seat {
         };
         let stream = self.backend.submit_at(request, ticket);
         self.recorder.live().sent.fetch_add(1, Ordering::Relaxed);
-        let mut answer = Answer {
-            record,
-            reply: Reply::default(),
-            texts: vec![],
-            coalesced: 0,
-        };
+        let mut answer = Answer::new(record, unread);
         self.listen(stream, turn, &mut answer).await;
         if answer.record.sent_ns.is_none() && self.now() < intended {
             // Stopped before it was due.
@@ -333,45 +341,49 @@ impl Seat {
         let mut drained = pin!(self.clock.sleep_until(self.start.plus(last_word)));
         let mut stop = self.stop.clone();
         let mut stopped = pin!(stopped(&mut stop));
+        let mut events = Vec::new();
         loop {
-            let event = tokio::select! {
+            let over = tokio::select! {
                 biased;
-                () = &mut stopped => None,
-                event = stream.next() => Some(event),
-                () = &mut drained => None,
+                () = &mut stopped => true,
+                () = stream.next_all(&mut events) => false,
+                () = &mut drained => true,
             };
-            let in_time = |event: &Event| event.at.since(self.start) <= self.drain_end;
-            let event = event.filter(|event| event.as_ref().is_none_or(in_time));
-            let Some(event) = event else {
+            if over {
                 answer.end(self.now().min(self.drain_end), Outcome::Unfinished, None);
                 return;
-            };
-            let Some(Event { at, kind }) = event else {
+            }
+            if events.is_empty() {
                 let message = "the backend stopped without an answer".to_owned();
                 answer.end(self.now(), Outcome::Engine, Some(message));
                 return;
-            };
-            let is_content = matches!(kind, EventKind::Token(_) | EventKind::Text { .. });
-            if answer.take(at.since(self.start), kind).is_break() {
-                return;
             }
-            if is_content {
-                self.recorder.live().tokens.fetch_add(1, Ordering::Relaxed);
-            }
-            if turn
-                .cancel_after
-                .is_some_and(|after| answer.tokens_so_far(&self.tokenizer) >= after as usize)
-            {
-                let last = answer
-                    .record
-                    .chunk_ns
-                    .last()
-                    .copied()
-                    .map_or(Nanos::ZERO, Nanos);
-                answer.end(last, Outcome::Cancelled, None);
-                return;
+            for event in events.drain(..) {
+                if self.hear(event, turn, answer).is_break() {
+                    return;
+                }
             }
         }
+    }
+
+    /// Takes an event of a stream; break when it was the last that counts.
+    fn hear(&self, event: Event, turn: &Turn, answer: &mut Answer) -> ControlFlow<()> {
+        let at = event.at.since(self.start);
+        if at > self.drain_end {
+            answer.end(self.now().min(self.drain_end), Outcome::Unfinished, None);
+            return ControlFlow::Break(());
+        }
+        if matches!(event.kind, EventKind::Token(_) | EventKind::Text { .. }) {
+            self.recorder.live().tokens.fetch_add(1, Ordering::Relaxed);
+        }
+        answer.take(at, event.kind)?;
+        let cancel_after = turn.cancel_after.map(|after| after as usize);
+        if cancel_after.is_some_and(|after| answer.tokens_so_far(&self.tokenizer) >= after) {
+            let last = answer.record.chunk_ns.last().copied();
+            answer.end(last.map_or(Nanos::ZERO, Nanos), Outcome::Cancelled, None);
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
     }
 
     /// Since the start of the run.
@@ -429,154 +441,14 @@ fn new_record(id: u64, session: &Session, turn: &Turn, intended: Nanos) -> Reque
 fn begin(tokenizer: &Arc<ChatTokenizer>, session: &Session) -> Conversation {
     let mut conversation = Conversation::new(Arc::clone(tokenizer), session.system.clone());
     for (user, reply) in &session.past {
-        let reply = conversation.scripted(reply.clone());
-        conversation.push(user.clone(), reply);
+        conversation.push(user.clone(), Reply::scripted(reply.clone()));
     }
     conversation
-}
-
-/// What has come of a request.
-struct Answer {
-    record: RequestRecord,
-    reply: Reply,
-    /// Bytes of each content event of a server.
-    texts: Vec<usize>,
-    coalesced: u64,
-}
-
-impl Answer {
-    fn take(&mut self, at: Nanos, kind: EventKind) -> ControlFlow<()> {
-        match kind {
-            EventKind::Sent => self.record.sent_ns = Some(at.0),
-            EventKind::Admitted { cached_tokens } => {
-                self.record.admitted_ns = Some(at.0);
-                self.record.cached_input_tokens = Some(u64::from(cached_tokens));
-            }
-            EventKind::Token(id) => {
-                self.record.chunk_ns.push(at.0);
-                self.record.chunk_tokens.push(1);
-                self.reply.ids.push(id);
-            }
-            EventKind::Text { text, coalesced } => {
-                self.record.chunk_ns.push(at.0);
-                self.texts.push(text.len());
-                self.coalesced += u64::from(coalesced);
-                self.reply.text.push_str(&text);
-            }
-            EventKind::Bare => self.record.bare_ns.push(at.0),
-            EventKind::UsageOnly => self.record.usage_ns = Some(at.0),
-            EventKind::Finished { reason, usage } => {
-                self.record.finish = Some(finish_of(reason));
-                self.note_usage(usage);
-                self.end(at, Outcome::Ok, None);
-                return ControlFlow::Break(());
-            }
-            EventKind::Failed(failure) => {
-                self.end(at, outcome_of(failure.cause), Some(failure.message));
-                return ControlFlow::Break(());
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Output tokens so far: an engine's own, or those of a server's text.
-    fn tokens_so_far(&self, tokenizer: &ChatTokenizer) -> usize {
-        if self.texts.is_empty() {
-            self.reply.ids.len()
-        } else {
-            tokenizer.encode(&self.reply.text, Special::Plain).len()
-        }
-    }
-
-    fn note_usage(&mut self, usage: Option<Usage>) {
-        let Some(usage) = usage else { return };
-        self.record.input_tokens = usage.input_tokens;
-        self.record.cached_input_tokens = usage.cached_tokens.or(self.record.cached_input_tokens);
-        if self.record.chunk_tokens.is_empty() {
-            self.record.output_tokens = usage.output_tokens;
-            self.record.token_count_source = TokenCountSource::Usage;
-        }
-    }
-
-    fn end(&mut self, at: Nanos, outcome: Outcome, error: Option<String>) {
-        self.record.end_ns = Some(at.0);
-        self.record.outcome = outcome;
-        self.record.error = error;
-    }
-
-    /// Counts the tokens, now that no instant is being taken. An engine's tokens are known; those
-    /// of a server are its own count, else the text's, spread over the events by their length.
-    fn settle(&mut self, tokenizer: &ChatTokenizer, kind: TokenizerKind) {
-        let record = &mut self.record;
-        if record.outcome == Outcome::Ok && record.chunk_ns.is_empty() {
-            record.outcome = Outcome::BadStream;
-            record.error = Some("the answer finished without any content".to_owned());
-        }
-        if self.texts.is_empty() {
-            if record.token_count_source == TokenCountSource::Engine {
-                record.output_tokens = record.chunk_tokens.len() as u64;
-            }
-            return;
-        }
-        if record.token_count_source != TokenCountSource::Usage {
-            (record.output_tokens, record.token_count_source) = match kind {
-                TokenizerKind::Exact => {
-                    self.reply.ids = tokenizer.encode(&self.reply.text, Special::Plain);
-                    (self.reply.ids.len() as u64, TokenCountSource::Tokenized)
-                }
-                // Another model's tokenizer would give a number that looks like knowledge.
-                TokenizerKind::StandIn => (self.texts.len() as u64, TokenCountSource::Chunks),
-            };
-        }
-        record.chunk_tokens = spread(record.output_tokens, &self.texts);
-    }
-}
-
-/// Shares `tokens` out over chunks of the given lengths: one each, and what is left in proportion.
-/// Where there are more chunks than tokens, some get none.
-fn spread(tokens: u64, lengths: &[usize]) -> Vec<u32> {
-    let each = u64::from(tokens >= lengths.len() as u64);
-    let surplus = tokens - each * lengths.len() as u64;
-    let total: u64 = lengths.iter().map(|&length| length as u64).sum();
-    let (mut length_so_far, mut given) = (0, 0);
-    lengths
-        .iter()
-        .map(|&length| {
-            length_so_far += length as u64;
-            let due = surplus * length_so_far / total.max(1);
-            let share = each + due - given;
-            given = due;
-            share as u32
-        })
-        .collect()
-}
-
-fn finish_of(reason: FinishReason) -> Finish {
-    match reason {
-        FinishReason::Stop => Finish::Stop,
-        FinishReason::Length => Finish::Length,
-        FinishReason::Other => Finish::Other,
-    }
-}
-
-fn outcome_of(cause: FailureCause) -> Outcome {
-    match cause {
-        FailureCause::Connect => Outcome::Connect,
-        FailureCause::Timeout => Outcome::Timeout,
-        FailureCause::HttpStatus(status) => Outcome::HttpStatus(status),
-        FailureCause::Reset => Outcome::Reset,
-        FailureCause::Truncated => Outcome::Truncated,
-        FailureCause::BadStream => Outcome::BadStream,
-        FailureCause::Rejected => Outcome::Rejected,
-        FailureCause::Engine => Outcome::Engine,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::schedule::SessionMaker;
-    use proptest::prelude::*;
 
     #[test]
     fn a_run_starts_later_in_real_time_and_at_once_in_virtual_time() {
@@ -584,140 +456,5 @@ mod tests {
         let now = wall.now();
         assert!(start(&wall) >= now.plus(HEAD_START));
         assert_eq!(start(&simulated), simulated.now());
-    }
-
-    #[test]
-    fn tokens_are_spread_by_length() {
-        assert_eq!(spread(3, &[5, 1, 9]), [1, 1, 1]);
-        assert_eq!(spread(6, &[3, 6, 9]), [1, 2, 3]);
-        assert_eq!(spread(4, &[3, 6, 9]), [1, 1, 2]);
-        assert_eq!(spread(9, &[3, 6, 9]), [2, 3, 4]);
-        assert_eq!(spread(1, &[3, 3]), [0, 1]);
-        assert_eq!(spread(0, &[3]), [0]);
-    }
-
-    /// The stream of `metrics.md` as eight servers write it: each event at its instant in
-    /// milliseconds, role at 40, content at 100 to 180, usage at 190, end at 191.
-    const GOLDEN: [(&str, &[u8], &[u64]); 9] = [
-        (
-            "vllm",
-            include_bytes!("../../backends/corpus/vllm.sse"),
-            &[40, 100, 120, 140, 160, 180, 180, 190, 191],
-        ),
-        (
-            "vllm-reasoning",
-            include_bytes!("../../backends/corpus/vllm-reasoning.sse"),
-            &[40, 100, 120, 140, 160, 180, 185, 190, 191],
-        ),
-        (
-            "sglang",
-            include_bytes!("../../backends/corpus/sglang.sse"),
-            &[40, 100, 120, 140, 160, 180, 190, 190, 191],
-        ),
-        (
-            "mindie",
-            include_bytes!("../../backends/corpus/mindie.sse"),
-            &[40, 100, 120, 140, 160, 180, 191],
-        ),
-        (
-            "lmdeploy",
-            include_bytes!("../../backends/corpus/lmdeploy.sse"),
-            &[40, 100, 120, 140, 160, 180, 181, 190, 191],
-        ),
-        // Its role comes together with the first token.
-        (
-            "xllm",
-            include_bytes!("../../backends/corpus/xllm.sse"),
-            &[100, 100, 120, 140, 160, 180, 190, 190, 191],
-        ),
-        (
-            "llama-cpp",
-            include_bytes!("../../backends/corpus/llama-cpp.sse"),
-            &[40, 100, 120, 140, 160, 180, 180, 190, 191],
-        ),
-        // A ping comes between two tokens.
-        (
-            "llama-cpp-python",
-            include_bytes!("../../backends/corpus/llama-cpp-python.sse"),
-            &[40, 100, 120, 140, 150, 160, 180, 185, 190, 191],
-        ),
-        (
-            "tensorrt-llm",
-            include_bytes!("../../backends/corpus/tensorrt-llm.sse"),
-            &[40, 100, 120, 140, 160, 180, 190, 190, 191],
-        ),
-    ];
-
-    fn golden_record(body: &[u8], instants_ms: &[u64]) -> RequestRecord {
-        let text = std::str::from_utf8(body).expect("the corpus is UTF-8");
-        let end = if text.contains("\r\n") {
-            "\r\n\r\n"
-        } else {
-            "\n\n"
-        };
-        let events: Vec<&str> = text.split_inclusive(end).collect();
-        assert_eq!(events.len(), instants_ms.len());
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
-        let (mut reader, mut seen) = (backends::http::AnswerReader::default(), Vec::new());
-        reader.read(Nanos(1), head.as_bytes(), &mut seen);
-        for (event, ms) in events.iter().zip(instants_ms) {
-            reader.read(Nanos(ms * 1_000_000), event.as_bytes(), &mut seen);
-        }
-        reader.close(Nanos(192_000_000), None, &mut seen);
-        let source = models::ModelSource::parse("ref-tiny").expect("built in");
-        let tokenizer = models::load_tokenizer(&source).expect("made in memory").1;
-        let workload = crate::workload::spec::load("random:64/10").expect("a shape");
-        let maker = SessionMaker::new(workload, 1, Arc::clone(&tokenizer)).expect("it renders");
-        let session = maker.make_closed(0);
-        let mut answer = Answer {
-            record: new_record(0, &session, &session.turns[0], Nanos::ZERO),
-            reply: Reply::default(),
-            texts: vec![],
-            coalesced: 0,
-        };
-        answer.record.sent_ns = Some(0);
-        for event in seen {
-            if answer.take(event.at, event.kind).is_break() {
-                break;
-            }
-        }
-        answer.settle(&tokenizer, TokenizerKind::StandIn);
-        answer.record
-    }
-
-    #[test]
-    fn the_golden_stream_gives_its_figures_from_every_server() {
-        for (name, body, instants) in GOLDEN {
-            let record = golden_record(body, instants);
-            assert_eq!(record.outcome, Outcome::Ok, "{name}: {:?}", record.error);
-            assert_eq!(
-                (record.input_tokens, record.output_tokens),
-                (31, 10),
-                "{name}"
-            );
-            assert_eq!(record.chunk_tokens, [2; 5], "{name}");
-            let figures = (record.ttft_ns(), record.tpot_ns(), record.e2e_ns());
-            let ms = |ms: u64| Some(ms * 1_000_000);
-            assert_eq!(figures, (ms(100), ms(10), ms(180)), "{name}");
-            let gaps: Vec<(u64, u32)> = record.gaps_ns().collect();
-            assert_eq!(
-                gaps,
-                [(20_000_000, 2); 4],
-                "{name}: ITL is 10 ms for each token"
-            );
-            assert_eq!(record.end_ns, ms(191), "{name}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn spreading_loses_no_token(
-            tokens in 0..500_u64,
-            weights in prop::collection::vec(1..40_usize, 1..60),
-        ) {
-            let shares = spread(tokens, &weights);
-            prop_assert_eq!(shares.iter().map(|&s| u64::from(s)).sum::<u64>(), tokens);
-            prop_assert_eq!(shares.len(), weights.len());
-        }
     }
 }

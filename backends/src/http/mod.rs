@@ -33,7 +33,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::{Clock, Nanos};
 use crate::contract::{
-    Backend, Delivery, Failure, FailureCause, Request, SystemInfo, Ticket, TokenStream,
+    Backend, Delivery, Failure, FailureCause, PromptForm, Request, SystemInfo, Ticket, TokenStream,
 };
 use get::{Page, Place};
 use reactor::{Outgoing, Reactor, Server};
@@ -227,6 +227,10 @@ impl Backend for HttpBackend {
 
     fn lead(&self) -> Nanos {
         LEAD
+    }
+
+    fn reads(&self) -> PromptForm {
+        PromptForm::Messages
     }
 
     fn prepare(&self, at_once: usize) {

@@ -3,6 +3,7 @@
 //! Invariant: a chunk counts as content only if it carries text of any kind (content, reasoning or
 //! tool arguments); a role alone or an empty string does not. It does no input or output.
 
+use compact_str::CompactString;
 use models::Message;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -68,7 +69,7 @@ struct StreamOptions {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Chunk {
     /// Output text, possibly empty.
-    pub(super) text: String,
+    pub(super) text: CompactString,
     /// Set in the chunk that ends the answer.
     pub(super) finish: Option<FinishReason>,
     /// Set in the usage chunk.
@@ -146,14 +147,14 @@ struct RawChunk {
 #[derive(Deserialize)]
 struct RawChoice {
     delta: Option<RawDelta>,
-    finish_reason: Option<String>,
+    finish_reason: Option<CompactString>,
 }
 
 #[derive(Deserialize)]
 struct RawDelta {
-    content: Option<String>,
-    reasoning_content: Option<String>,
-    reasoning: Option<String>,
+    content: Option<CompactString>,
+    reasoning_content: Option<CompactString>,
+    reasoning: Option<CompactString>,
     tool_calls: Option<Vec<RawToolCall>>,
 }
 
@@ -164,8 +165,8 @@ struct RawToolCall {
 
 #[derive(Deserialize)]
 struct RawFunction {
-    name: Option<String>,
-    arguments: Option<String>,
+    name: Option<CompactString>,
+    arguments: Option<CompactString>,
 }
 
 #[derive(Deserialize)]

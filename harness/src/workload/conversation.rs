@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use backends::Prompt;
+use backends::{Prompt, PromptForm};
 use models::{ChatTokenizer, Message, Role, Special, TemplateError};
 
 use super::session::TemplateOverhead;
@@ -36,13 +36,23 @@ struct Exchange {
     reply: Reply,
 }
 
-/// An answer, as a backend gave it.
+/// An answer, as a backend gave it or a workload has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reply {
-    /// Token ids, from an engine in this process; of a server's text they are found when needed.
+    /// Token ids, from an engine in this process; those of a text are found when they are read.
     pub ids: Vec<u32>,
-    /// Text, from a server.
+    /// Text, from a server or a workload.
     pub text: String,
+}
+
+impl Reply {
+    /// An answer that was never given.
+    pub fn scripted(text: String) -> Self {
+        Self {
+            ids: Vec::new(),
+            text,
+        }
+    }
 }
 
 impl Conversation {
@@ -61,32 +71,37 @@ impl Conversation {
         self.exchanges.push(Exchange { user, reply });
     }
 
-    /// An answer that was never given, with the ids it would have.
-    pub fn scripted(&self, text: String) -> Reply {
-        Reply {
-            ids: self.tokenizer.encode(&text, Special::Plain),
-            text,
-        }
-    }
-
     /// The prompt for `user`, with `injected` material before it and the history from exchange
-    /// `first` on.
+    /// `first` on. Tokens only if they are read, for they take time.
     pub fn prompt(
         &mut self,
         first: usize,
         injected: &str,
         user: &str,
+        form: PromptForm,
     ) -> Result<Prompt, TemplateError> {
+        let last = format!("{injected}{user}");
+        let tokens = match form {
+            PromptForm::Tokens => self.tokens(first, &last)?,
+            PromptForm::Messages => Vec::new(),
+        };
+        let history = self.exchanges.get(first..).unwrap_or_default();
+        let system = self.system.as_deref();
+        Ok(Prompt {
+            tokens: tokens.into(),
+            messages: messages(system, history, &last, |reply| &reply.text).into(),
+        })
+    }
+
+    /// The ids of a prompt that ends in `last`.
+    fn tokens(&mut self, first: usize, last: &str) -> Result<Vec<u32>, TemplateError> {
         let history = self.exchanges.get_mut(first..).unwrap_or_default();
         for reply in history.iter_mut().map(|exchange| &mut exchange.reply) {
             if reply.ids.is_empty() {
                 reply.ids = self.tokenizer.encode(&reply.text, Special::Plain);
             }
         }
-        let history = &*history;
-        let last = format!("{injected}{user}");
-        let messages = messages(self.system.as_deref(), history, &last, |reply| &reply.text);
-        let marked = self::messages(self.system.as_deref(), history, &last, |_| ANSWER);
+        let marked = messages(self.system.as_deref(), history, last, |_| ANSWER);
         let rendered = self.tokenizer.render(&marked, true)?;
         let mut tokens = Vec::new();
         let mut pieces = Vec::new();
@@ -103,10 +118,7 @@ impl Conversation {
             pieces.push((piece.to_owned(), ids));
         }
         self.pieces = pieces;
-        Ok(Prompt {
-            tokens: tokens.into(),
-            messages: messages.into(),
-        })
+        Ok(tokens)
     }
 }
 
@@ -173,9 +185,10 @@ mod tests {
     fn a_prompt_is_the_rendered_template() {
         let tokenizer = tokenizer();
         let mut chat = Conversation::new(Arc::clone(&tokenizer), Some("你是助手。".into()));
-        let reply = chat.scripted("你好呀。".into());
-        chat.push("你好".into(), reply);
-        let prompt = chat.prompt(0, "资料\n", "天气如何").expect("it renders");
+        chat.push("你好".into(), Reply::scripted("你好呀。".into()));
+        let prompt = chat
+            .prompt(0, "资料\n", "天气如何", PromptForm::Tokens)
+            .expect("it renders");
         let expected = tokenizer.encode_chat(&prompt.messages).expect("it renders");
         assert_eq!(*prompt.tokens, *expected);
         let roles: Vec<Role> = prompt.messages.iter().map(|message| message.role).collect();
@@ -186,19 +199,35 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_made_only_where_they_are_read() {
+        let mut chat = Conversation::new(tokenizer(), Some("你是助手。".into()));
+        chat.push("你好".into(), Reply::scripted("你好呀。".into()));
+        let [told, whole] = [PromptForm::Messages, PromptForm::Tokens]
+            .map(|form| chat.prompt(0, "", "天气如何", form).expect("it renders"));
+        assert_eq!(told.messages, whole.messages);
+        assert!(told.tokens.is_empty() && !whole.tokens.is_empty());
+    }
+
+    #[test]
     fn a_turn_begins_with_all_of_the_turn_before_and_its_answer() {
         let mut chat = Conversation::new(tokenizer(), Some("你是助手。".into()));
-        let first = chat.prompt(0, "", "讲个故事").expect("it renders");
+        let first = chat
+            .prompt(0, "", "讲个故事", PromptForm::Tokens)
+            .expect("it renders");
         // Ids that no text would give: what a random model says.
         let reply = Reply {
             ids: vec![77, 3, 900, 5],
             text: String::new(),
         };
         chat.push("讲个故事".into(), reply);
-        let second = chat.prompt(0, "", "再讲一个").expect("it renders");
+        let second = chat
+            .prompt(0, "", "再讲一个", PromptForm::Tokens)
+            .expect("it renders");
         let expected = [&first.tokens[..], &[77, 3, 900, 5]].concat();
         assert!(second.tokens.starts_with(&expected));
-        let cut = chat.prompt(1, "", "再讲一个").expect("it renders");
+        let cut = chat
+            .prompt(1, "", "再讲一个", PromptForm::Tokens)
+            .expect("it renders");
         assert!(
             cut.tokens.len() < first.tokens.len() + 8,
             "the history was cut"
@@ -210,9 +239,10 @@ mod tests {
         let tokenizer = tokenizer();
         let overhead = template_overhead(&tokenizer).expect("it renders");
         let mut chat = Conversation::new(Arc::clone(&tokenizer), Some("一二三".into()));
-        let reply = chat.scripted("四五".into());
-        chat.push("六".into(), reply);
-        let prompt = chat.prompt(0, "", "七八九十").expect("it renders");
+        chat.push("六".into(), Reply::scripted("四五".into()));
+        let prompt = chat
+            .prompt(0, "", "七八九十", PromptForm::Tokens)
+            .expect("it renders");
         let content = 3 + 2 + 1 + 4;
         let expected = content + overhead.with_system + overhead.exchange;
         assert_eq!(prompt.tokens.len() as u32, expected);

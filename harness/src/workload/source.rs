@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use backends::Prompt;
+use backends::{Prompt, PromptForm};
 use models::{ChatTokenizer, TemplateError};
 use reports::schema::{RealisedWorkload, Slo};
 
@@ -201,10 +201,15 @@ impl SessionSource {
     }
 
     /// The prompt of a turn, in a conversation that stands where `talk` does.
-    pub fn prompt(&self, talk: &mut Conversation, turn: &Turn) -> Result<Prompt, TemplateError> {
+    pub fn prompt(
+        &self,
+        talk: &mut Conversation,
+        turn: &Turn,
+        form: PromptForm,
+    ) -> Result<Prompt, TemplateError> {
         match (self, turn.fixed) {
             (Self::Replayed(replay), Some(fixed)) => Ok(replay.prompt(fixed)),
-            _ => talk.prompt(turn.prompt.first_turn, &turn.injected, &turn.user),
+            _ => talk.prompt(turn.prompt.first_turn, &turn.injected, &turn.user, form),
         }
     }
 }
