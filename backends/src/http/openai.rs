@@ -34,9 +34,12 @@ pub(super) fn request_body(
         seed: sampling.seed & 0x7FFF_FFFF,
         ignore_eos: Some(true).filter(|_| request.ignore_eos && stack.knows_ignore_eos()),
     };
+    let least = stack.min_tokens_field().filter(|_| request.ignore_eos);
+    if least.is_none() && extra.is_empty() {
+        return serde_json::to_vec(&body).expect("a body is plain data");
+    }
     let mut value = serde_json::to_value(body).expect("a body is plain data");
     if let Value::Object(fields) = &mut value {
-        let least = stack.min_tokens_field().filter(|_| request.ignore_eos);
         fields.extend(least.map(|name| (name.to_owned(), request.max_tokens.into())));
         fields.extend(extra.clone());
     }
