@@ -21,6 +21,11 @@ pub struct DeviceFacts {
     pub vendor: String,
     /// What one of it is: `gpu`, `npu`, `card`, `socket`.
     pub unit: String,
+    /// How many devices its own interface counts in what is sold as one.
+    #[serde(default = "one")]
+    pub devices_per_card: u32,
+    /// When the sources were last looked at, as a month: the date of a figure without its own.
+    pub checked: String,
     /// Words by which its own interface calls it.
     pub names: Vec<String>,
     /// What a reader should know.
@@ -30,6 +35,10 @@ pub struct DeviceFacts {
     pub facts: BTreeMap<String, Fact>,
     /// What `sim:NAME` needs beside the facts.
     pub simulation: Option<Simulation>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// A figure and where it is from.
@@ -231,6 +240,8 @@ mod tests {
             ] {
                 assert!(device.fact(name).is_some(), "{id}: {name}");
             }
+            let month = device.checked.split_once('-').expect("a year and a month");
+            assert!(month.0.starts_with("20") && month.1.len() == 2, "{id}");
             for (name, fact) in &device.facts {
                 assert!(fact.source.len() > 2, "{id}: {name}");
                 assert!(fact.value.is_none_or(|value| value > 0.0), "{id}: {name}");

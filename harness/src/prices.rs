@@ -100,14 +100,15 @@ pub fn resolve(
 }
 
 /// The price of the devices that were found on this host, by the names their driver gives them:
-/// `units` of them, or as many as there are.
+/// `units` of them, or as many cards as they are on.
 pub fn of_found(sheet: Option<&Path>, units: Option<u32>, names: &[&str]) -> Result<Priced> {
     let sheet = load(sheet.unwrap_or(Path::new("rental")))?;
     let (Some(name), true) = (names.first(), names.windows(2).all(|two| two[0] == two[1])) else {
         bail!("devices of several kinds, or none, are watched: which is to be paid for?");
     };
-    let units = units.unwrap_or(names.len() as u32);
     let known = devices::recognise(name);
+    let devices_per_card = known.as_ref().map_or(1, |facts| facts.devices_per_card);
+    let units = units.unwrap_or((names.len() as u32).div_ceil(devices_per_card.max(1)));
     let ids = [Some((*name).to_owned()), known.map(|facts| facts.id)];
     let mut ids = ids.into_iter().flatten();
     let id = ids.find(|id| sheet.find(id).is_some());

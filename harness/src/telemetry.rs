@@ -198,13 +198,14 @@ fn is_this_host(base: &str) -> bool {
 }
 
 impl Watch {
-    /// Ends it, at `until` at the earliest: the last answer may have come before the window is
-    /// over, and the devices go on drawing power.
+    /// Ends it, a little after `until` at the earliest: the last answer may have come before the
+    /// window is over, and the devices go on drawing power; and a counter has to change once more.
     #[must_use]
     pub async fn finish(self, clock: &Clock, until: Nanos) -> Self {
         match self {
             Self::Reading(sampler) => {
-                clock.sleep_until(until).await;
+                let after = Nanos(2 * sampler.kind().period_ns());
+                clock.sleep_until(until.plus(after)).await;
                 Self::Read(Box::new(sampler.finish()))
             }
             other => other,
@@ -234,6 +235,23 @@ impl Watch {
         let Self::Read(read) = self else { return None };
         let names = read.devices.iter().map(|device| device.unit.name.as_str());
         Some((read.kind, names.collect()))
+    }
+
+    /// What the watched devices and their software are called, each once: `driver 25.5.1`.
+    pub fn versions(&self) -> Vec<String> {
+        /// Where a device is says nothing of what it is.
+        const PLACES: [&str; 2] = ["card", "pci"];
+        let Self::Read(read) = self else {
+            return Vec::new();
+        };
+        let mut found = Vec::new();
+        for (name, value) in read.devices.iter().flat_map(|device| &device.unit.facts) {
+            let version = format!("{name} {value}");
+            if !PLACES.contains(name) && !found.contains(&version) {
+                found.push(version);
+            }
+        }
+        found
     }
 
     /// What a reader should know of it.

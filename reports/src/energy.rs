@@ -143,8 +143,40 @@ struct Part {
     curve: Curve,
     method: &'static str,
     source: String,
-    by_power_j: Option<f64>,
+    /// With method `counter`: sampled power, if it is good enough for the window.
+    by_power: Option<Curve>,
 }
+
+impl Part {
+    /// Mean power in a span that the telemetry covers without a gap; a counter counts through gaps.
+    fn mean_power(&self, span: Span, period_ns: u64) -> Option<f64> {
+        let is_counter = self.method == COUNTER;
+        let fine = self.curve.covers(span) && (is_counter || !self.curve.has_gap(span, period_ns));
+        fine.then(|| self.curve.between(span) / span.seconds())
+    }
+
+    /// Mean power before the load and how long it was looked at: by the counter where that changes
+    /// often enough for so short a time, else by sampled power.
+    fn idle(&self, idle: Span) -> Option<(f64, f64)> {
+        /// Less is no baseline.
+        const LEAST_S: f64 = 0.5;
+        let mut curves = [Some(&self.curve), self.by_power.as_ref()]
+            .into_iter()
+            .flatten();
+        curves.find_map(|curve| {
+            let span = Span {
+                start_ns: idle.start_ns.max(curve.first_ns()),
+                end_ns: idle.end_ns,
+            };
+            let long = span.seconds() >= LEAST_S;
+            let fine = long && curve.covers(span) && curve.resolves_idle(span);
+            fine.then(|| (curve.between(span) / span.seconds(), span.seconds()))
+        })
+    }
+}
+
+const COUNTER: &str = "counter";
+const TRAPEZOID: &str = "trapezoid";
 
 /// The energy of the measured window.
 pub fn energy(telemetry: &Telemetry, summary: &Summary) -> Energy {
@@ -155,17 +187,16 @@ pub fn energy(telemetry: &Telemetry, summary: &Summary) -> Energy {
         period_s: telemetry.period_ns as f64 / 1e9,
         ..Energy::default()
     };
-    let (parts, failure) = parts(telemetry, &mut energy);
+    let (devices, parts) = parts(telemetry);
+    energy.devices = devices;
     count_samples(telemetry, &mut energy);
-    let failure = failure.or_else(|| {
-        parts
-            .is_empty()
-            .then(|| "no device gave power or energy".to_owned())
-    });
-    if let Some(why) = failure {
-        explain_all(&mut energy, &why);
-        return energy;
-    }
+    let parts = match parts {
+        Ok(parts) => parts,
+        Err(why) => {
+            explain_all(&mut energy, &why);
+            return energy;
+        }
+    };
     let methods: Vec<&str> = parts.iter().map(|part| part.method).collect();
     energy.method = if methods.iter().all(|method| *method == methods[0]) {
         methods[0].to_owned()
@@ -176,16 +207,21 @@ pub fn energy(telemetry: &Telemetry, summary: &Summary) -> Energy {
     let joules = parts.iter().map(|part| part.curve.between(window)).sum();
     energy.joules = Some(joules);
     energy.mean_power_w = Some(joules / window.seconds());
-    energy.max_power_w = max_power(&parts, window);
-    energy.joules_by_power = parts.iter().map(|part| part.by_power_j).sum();
+    energy.max_power_w = seconds_of(window.start_ns, window.seconds() as u64)
+        .filter_map(|second| mean_power(&parts, second, telemetry.period_ns))
+        .reduce(f64::max);
+    let by_power = parts.iter().map(|part| part.by_power.as_ref());
+    energy.joules_by_power = by_power
+        .map(|curve| curve.map(|curve| curve.between(window)))
+        .sum();
     idle(telemetry, &parts, &mut energy);
     per_unit(&mut energy, joules, summary);
     energy
 }
 
-/// The curve of each device that has a power of its own, and why one of them has none.
-fn parts(telemetry: &Telemetry, energy: &mut Energy) -> (Vec<Part>, Option<String>) {
-    let (mut parts, mut failure) = (Vec::new(), None);
+/// All devices, and the curve of each that has a power of its own; or why there is no sum.
+fn parts(telemetry: &Telemetry) -> (Vec<EnergyDevice>, Result<Vec<Part>, String>) {
+    let (mut devices, mut parts, mut failure) = (Vec::new(), Vec::new(), None);
     for track in &telemetry.tracks {
         let mut device = track.device.clone();
         if track.is_counted_elsewhere {
@@ -203,9 +239,11 @@ fn parts(telemetry: &Telemetry, energy: &mut Energy) -> (Vec<Part>, Option<Strin
                 }
             }
         }
-        energy.devices.push(device);
+        devices.push(device);
     }
-    (parts, failure)
+    let none = || "no device gave power or energy".to_owned();
+    let failure = failure.or_else(|| parts.is_empty().then(none));
+    (devices, failure.map_or(Ok(parts), Err))
 }
 
 fn part(track: &Track, telemetry: &Telemetry) -> Result<Part, String> {
@@ -217,16 +255,16 @@ fn part(track: &Track, telemetry: &Telemetry) -> Result<Part, String> {
     let source = |source: &Option<String>| source.clone().unwrap_or_default();
     match (by_counter, by_power) {
         (Ok(curve), by_power) => Ok(Part {
-            by_power_j: by_power.ok().map(|curve| curve.between(window)),
             curve,
-            method: "counter",
+            method: COUNTER,
             source: source(&track.counter_source),
+            by_power: by_power.ok(),
         }),
         (Err(_), Ok(curve)) => Ok(Part {
             curve,
-            method: "trapezoid",
+            method: TRAPEZOID,
             source: source(&track.power_source),
-            by_power_j: None,
+            by_power: None,
         }),
         (Err(counter), Err(power)) => {
             // Whichever there was once tells more.
@@ -260,12 +298,6 @@ fn count_samples(telemetry: &Telemetry, energy: &mut Energy) {
     energy.samples = fewest.unwrap_or(0);
 }
 
-fn max_power(parts: &[Part], window: Span) -> Option<f64> {
-    let seconds = seconds_of(window.start_ns, window.seconds() as u64);
-    let watts = seconds.map(|second| mean_power(parts.iter().map(|part| &part.curve), second));
-    watts.flatten().reduce(f64::max)
-}
-
 fn seconds_of(start_ns: u64, count: u64) -> impl Iterator<Item = Span> {
     const SECOND_NS: u64 = 1_000_000_000;
     (0..count).map(move |second| Span {
@@ -275,33 +307,32 @@ fn seconds_of(start_ns: u64, count: u64) -> impl Iterator<Item = Span> {
 }
 
 /// Mean power of all in a span that all of them cover.
-fn mean_power<'a>(curves: impl Iterator<Item = &'a Curve>, span: Span) -> Option<f64> {
-    let watts = curves.map(|curve| {
-        let covered = curve.covers(span);
-        covered.then(|| curve.between(span) / span.seconds())
-    });
+fn mean_power(parts: &[Part], span: Span, period_ns: u64) -> Option<f64> {
+    let watts = parts.iter().map(|part| part.mean_power(span, period_ns));
     watts.sum()
 }
 
 fn idle(telemetry: &Telemetry, parts: &[Part], energy: &mut Energy) {
-    /// Less is no baseline.
-    const LEAST_S: f64 = 0.5;
-    let first = parts.iter().map(|part| part.curve.first_ns()).max();
-    let span = telemetry.idle.zip(first).map(|(idle, first_ns)| Span {
-        start_ns: idle.start_ns.max(first_ns),
-        end_ns: idle.end_ns,
-    });
-    let span = span.filter(|span| span.seconds() >= LEAST_S);
-    let watts = span.and_then(|span| mean_power(parts.iter().map(|part| &part.curve), span));
+    let found: Option<Vec<(f64, f64)>> = telemetry
+        .idle
+        .and_then(|idle| parts.iter().map(|part| part.idle(idle)).collect());
+    let watts = found
+        .as_ref()
+        .map(|found| found.iter().map(|(watts, _)| watts).sum());
     energy.idle_power_w = watts;
-    energy.idle_s = span.map_or(0.0, |span| span.seconds());
+    energy.idle_s = found
+        .into_iter()
+        .flatten()
+        .map(|(_, seconds)| seconds)
+        .reduce(f64::min)
+        .unwrap_or(0.0);
     match watts.zip(energy.joules) {
         Some((watts, joules)) => {
             energy.joules_above_idle = Some(joules - watts * telemetry.window.seconds());
         }
         None => {
             for key in ["idle_power_w", "joules_above_idle"] {
-                let why = "no half second of telemetry before the load".to_owned();
+                let why = "no half second of telemetry before the load, or too coarse".to_owned();
                 energy.null_reasons.insert(key.to_owned(), why);
             }
         }
@@ -372,24 +403,14 @@ pub fn none(why: &str) -> Energy {
 }
 
 /// Puts the mean power of each second into the series; `start_ns` is the start of the run on the
-/// clock of the samples. A second that the telemetry does not cover has none.
+/// clock of the samples. A second that the telemetry does not cover has none, and none has any where
+/// the window has no energy.
 pub fn fill_series(telemetry: &Telemetry, start_ns: u64, series: &mut [SecondPoint]) {
-    let own = telemetry
-        .tracks
-        .iter()
-        .filter(|track| !track.is_counted_elsewhere);
-    let curves: Result<Vec<Curve>, String> = own
-        .map(|track| {
-            Curve::of_counter(&track.samples, track.counter_range_j)
-                .or_else(|_| Curve::of_power(&track.samples))
-        })
-        .collect();
-    let Ok(curves) = curves else { return };
-    if curves.is_empty() {
+    let Ok(parts) = parts(telemetry).1 else {
         return;
-    }
+    };
     for point in series {
         let second = seconds_of(start_ns + point.t_s * 1_000_000_000, 1).next();
-        point.power_w = second.and_then(|second| mean_power(curves.iter(), second));
+        point.power_w = second.and_then(|second| mean_power(&parts, second, telemetry.period_ns));
     }
 }

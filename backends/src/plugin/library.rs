@@ -102,6 +102,8 @@ impl Library {
 
     /// Runs a step; the drawn tokens.
     pub(super) fn step(&self, batch: &Batch) -> Result<Vec<u32>, String> {
+        /// Words behind the room for tokens, to which nothing may be written.
+        const GUARD: usize = 256;
         let samples: Vec<Option<abi::Sample>> = batch
             .rows
             .iter()
@@ -136,9 +138,11 @@ impl Library {
             row_count: rows.len() as u32,
             sample_count: wanted,
         };
-        let (mut tokens, mut count) = (vec![0_u32; wanted as usize], 0_u32);
+        // No vocabulary has this token, so one that is not written is found out too.
+        let mut tokens = vec![u32::MAX; wanted as usize + GUARD];
+        let mut count = 0_u32;
         // SAFETY: the device is open; `rows`, `samples`, the batch's tokens and block tables and
-        // `tokens`, with room for `wanted`, live until the call returns.
+        // `tokens`, with room for `wanted` and more, live until the call returns.
         let status = unsafe {
             (self.functions.step)(
                 self.device,
@@ -148,6 +152,13 @@ impl Library {
                 &raw mut count,
             )
         };
+        if tokens[wanted as usize..]
+            .iter()
+            .any(|&word| word != u32::MAX)
+        {
+            return Err(format!("a step wrote beyond its room for {wanted} tokens"));
+        }
+        tokens.truncate(wanted as usize);
         if status != OK {
             return Err(format!("a step failed: {}", self.last_error()));
         }

@@ -4,7 +4,8 @@
 //! with the newest and, if that is refused (status 3), with older ones. Energy is field 71 where
 //! the library has it. Invariant: only fields whose offsets all generations share, or whose
 //! generation the function's name tells, are read; each structure gets 4 KiB of room, since newer
-//! libraries write longer ones.
+//! libraries write longer ones. Power is read in whole watts: the first generation has a field for
+//! what is behind the point, of which nobody says in what unit.
 
 use super::block::Block;
 use super::ffi::{Arguments, Fault, Foreign};
@@ -26,7 +27,8 @@ const FIELD_ENERGY: i32 = 71;
 pub(super) struct CndevProbe {
     library: Foreign,
     units: Vec<Unit>,
-    handles: Vec<i32>,
+    /// Or why a card has none.
+    handles: Vec<Result<i32, String>>,
 }
 
 impl CndevProbe {
@@ -40,7 +42,8 @@ impl CndevProbe {
         library.call_int("cndevInit", 0).map_err(broken)?;
         let count = stamped(&library, "cndevGetDeviceCount", Arguments::Out);
         let count = count.map_err(broken)?.u32(4).min(MOST_CARDS);
-        let all: Vec<(Unit, i32)> = (0..count).map(|index| device(&library, index)).collect();
+        let all: Vec<(Unit, Result<i32, String>)> =
+            (0..count).map(|index| device(&library, index)).collect();
         let chosen = selection.choose(all, |(unit, _)| unit.index, &place)?;
         let (units, handles) = chosen.into_iter().unzip();
         Ok(Self {
@@ -61,9 +64,20 @@ impl Probe for CndevProbe {
     }
 
     fn sample(&mut self, wanted: Wanted) -> Result<Vec<UnitSample>, SampleError> {
-        let sample = |&handle: &i32| {
+        let sample = |handle: &Result<i32, String>| {
             let mut readings = Readings::default();
             let before = monotonic_now_ns();
+            let handle = match handle {
+                Ok(handle) => *handle,
+                Err(why) => {
+                    readings.unavailable(Quantity::Power, why.clone());
+                    readings.unavailable(Quantity::Energy, why.clone());
+                    return UnitSample {
+                        at_ns: before,
+                        readings,
+                    };
+                }
+            };
             let (name, watts) = power(&self.library, handle);
             let energy = energy(&self.library, handle);
             let at_ns = u64::midpoint(before, monotonic_now_ns());
@@ -82,18 +96,27 @@ impl Probe for CndevProbe {
     }
 }
 
-fn device(library: &Foreign, index: u32) -> (Unit, i32) {
+fn device(library: &Foreign, index: u32) -> (Unit, Result<i32, String>) {
     let by_index = Arguments::IntOut(index.cast_signed());
-    let handle = library.fill("cndevGetDeviceHandleByIndex", by_index, 4);
-    // The first generation has no handles: the number is one.
-    let handle = handle.map_or(index.cast_signed(), |block| block.i32(0));
-    let name = library.text("cndevGetCardNameStringByDevId", handle);
-    let uuid = stamped(library, "cndevGetUUID", Arguments::OutInt(handle));
-    let uuid = uuid.map(|block| block.text(4, 37)).unwrap_or_default();
+    let handle = match library.fill("cndevGetDeviceHandleByIndex", by_index, 4) {
+        Ok(block) => Ok(block.i32(0)),
+        // The first generation has no handles: the number is one.
+        Err(Fault::Missing(_)) => Ok(index.cast_signed()),
+        Err(fault) => Err(explain(&fault)),
+    };
+    let name = handle.as_ref().ok().map(|&handle| {
+        let name = library.text("cndevGetCardNameStringByDevId", handle);
+        let uuid = stamped(library, "cndevGetUUID", Arguments::OutInt(handle));
+        (
+            name.ok(),
+            uuid.map(|block| block.text(4, 37)).unwrap_or_default(),
+        )
+    });
+    let (name, uuid) = name.unwrap_or_default();
     let unit = Unit {
         vendor: Vendor::Cambricon,
         index,
-        name: name.unwrap_or_else(|_| "Cambricon MLU".to_owned()),
+        name: name.unwrap_or_else(|| "Cambricon MLU".to_owned()),
         id: (!uuid.is_empty()).then_some(uuid),
         scope: Scope::Chip,
         power_at: None,

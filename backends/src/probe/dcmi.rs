@@ -14,7 +14,7 @@ use std::path::Path;
 use super::ffi::{Arguments, Fault, Foreign};
 use super::{
     Kind, OpenError, Places, Probe, Quantity, Readings, SampleError, Scope, Selection, Unit,
-    UnitSample, Vendor, Wanted, share_power,
+    UnitSample, Vendor, Wanted, acl, share_power,
 };
 use crate::clock::monotonic_now_ns;
 
@@ -69,6 +69,7 @@ impl DcmiProbe {
         let mut chosen = selection.choose(all, |(unit, _, _)| unit.index, &place)?;
         let versions = versions(&library, places);
         for (unit, _, _) in &mut chosen {
+            unit.facts.extend(soc_of(&unit.name, places));
             unit.facts.extend(versions.iter().cloned());
         }
         let shared: Vec<Option<i32>> = chosen
@@ -322,12 +323,6 @@ fn unit_of(library: &Foreign, chip: Chip, ordinal: u32) -> Unit {
         format!("{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
     });
     let name = chip_name(library, whole);
-    let mut facts = vec![("card", chip.card.to_string())];
-    if let Some(name) = &name
-        && !name.starts_with("Ascend")
-    {
-        facts.push(("soc", format!("Ascend{name}")));
-    }
     Unit {
         vendor: Vendor::Ascend,
         index: logic.unwrap_or(ordinal),
@@ -339,8 +334,20 @@ fn unit_of(library: &Foreign, chip: Chip, ordinal: u32) -> Unit {
             Scope::Chip
         },
         power_at: None,
-        facts,
+        facts: vec![("card", chip.card.to_string())],
     }
+}
+
+/// The chip's name as a system, from its own name where that tells it (`910B3`), else from the
+/// toolkit.
+pub(super) fn soc_of(name: &str, places: &Places) -> Option<(&'static str, String)> {
+    let is_whole = name.starts_with(|c: char| c.is_ascii_digit());
+    let soc = if is_whole {
+        Some(format!("Ascend{name}"))
+    } else {
+        acl::soc_name(places)
+    };
+    soc.map(|soc| ("soc", soc))
 }
 
 fn versions(library: &Foreign, places: &Places) -> Vec<(&'static str, String)> {

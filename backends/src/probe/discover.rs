@@ -4,7 +4,10 @@
 //! which nothing is found says where it was looked. What it does not do: change anything, or print.
 
 use super::pci::{self, PciDevice};
-use super::{Kind, OpenError, Places, Quantity, Readings, Selection, Unit, Vendor, Wanted, open};
+use super::{
+    Kind, OPEN_LIMIT, OpenError, Places, Quantity, Readings, Selection, Unit, Vendor, Wanted, hung,
+    open_here, within,
+};
 
 /// A device and what it says at present.
 #[derive(Debug, Clone)]
@@ -83,13 +86,18 @@ pub fn discover(places: &Places) -> Discovery {
 }
 
 fn look(kind: Kind, places: &Places, devices: &mut Vec<Found>) -> Outcome {
-    let mut probe = match open(kind, &Selection::All, places) {
-        Ok(probe) => probe,
+    let places = places.clone();
+    let looked = within(OPEN_LIMIT, move || {
+        let mut probe = open_here(kind, &Selection::All, &places)?;
+        let units = probe.units().to_vec();
+        Ok((units, probe.sample(Wanted::Everything)))
+    });
+    let (units, samples) = match looked.unwrap_or_else(|| Err(hung(kind))) {
+        Ok(found) => found,
         Err(OpenError::Absent { looked }) => return Outcome::Absent(looked),
         Err(error) => return Outcome::Broken(error.to_string()),
     };
-    let units = probe.units().to_vec();
-    let readings = match probe.sample(Wanted::Everything) {
+    let readings = match samples {
         Ok(samples) => samples.into_iter().map(|sample| sample.readings).collect(),
         Err(error) => {
             let mut none = Readings::default();

@@ -186,11 +186,18 @@ fn devices(kind: Kind, page: &str) -> BTreeMap<u32, Found> {
         let Some(index) = index.filter(|_| !is_part) else {
             continue;
         };
-        let one = found.entry(index).or_default();
-        one.index = index;
-        one.name = label(names.name).unwrap_or_else(|| names.vendor.name().to_owned());
-        one.id = label(names.id);
-        one.shared = shared(kind, one, label(&["pcie_bus_info", "pcie"]));
+        let one = found.entry(index).or_insert_with(|| Found {
+            index,
+            name: names.vendor.name().to_owned(),
+            ..Found::default()
+        });
+        // Not every metric of a device has every label.
+        if let Some(name) = label(names.name) {
+            one.name = name;
+        }
+        one.id = one.id.take().or_else(|| label(names.id));
+        let address = label(&["pcie_bus_info", "pcie"]);
+        one.shared = shared(kind, one, address).or_else(|| one.shared.take());
         let source = metric.name.clone();
         one.readings.read(what, metric.value * unit, source);
     }

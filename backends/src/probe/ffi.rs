@@ -176,6 +176,19 @@ impl Foreign {
         check(name, status)
     }
 
+    /// Calls `const char *f()`, whose text belongs to the library.
+    pub(super) fn text_of(&self, name: &'static str) -> Result<String, Fault> {
+        type F = unsafe extern "C" fn() -> *const c_char;
+        let f = self.symbol::<F>(name).ok_or(Fault::Missing(name))?;
+        // SAFETY: the vendor documents the function without parameters; it gives null or a
+        // terminated text, which is copied before anything else is called.
+        let text = unsafe {
+            let text = f();
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+        };
+        text.ok_or(Fault::Status(name, 0))
+    }
+
     /// Calls `const char *f(a)`, whose text belongs to the library.
     pub(super) fn text(&self, name: &'static str, a: i32) -> Result<String, Fault> {
         type F = unsafe extern "C" fn(c_int) -> *const c_char;

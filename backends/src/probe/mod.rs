@@ -10,6 +10,7 @@
 //! build. What it does not do: integrate power, or judge whether telemetry is good enough for a
 //! report.
 
+mod acl;
 mod block;
 mod cndev;
 mod command;
@@ -26,6 +27,8 @@ mod smi;
 mod value;
 
 use std::fmt;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 pub use discover::{Attempt, Discovery, Found, Outcome, discover};
 pub use pci::PciDevice;
@@ -307,8 +310,41 @@ impl Selection {
     }
 }
 
-/// Opens a probe on this host.
+/// How long a vendor's software may take to start; NVIDIA's takes seconds where no process keeps
+/// its devices up.
+const OPEN_LIMIT: Duration = Duration::from_secs(30);
+
+/// Opens a probe on this host. One that hangs is given up, and its thread left behind.
 pub fn open(
+    kind: Kind,
+    selection: &Selection,
+    places: &Places,
+) -> Result<Box<dyn Probe>, OpenError> {
+    let (selection, places) = (selection.clone(), places.clone());
+    let opened = within(OPEN_LIMIT, move || open_here(kind, &selection, &places));
+    opened.unwrap_or_else(|| Err(hung(kind)))
+}
+
+/// What `work` gives, unless it takes longer than `limit`.
+fn within<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done, result) = channel();
+    let thread = std::thread::Builder::new().name("probe".into());
+    let started = thread.spawn(move || drop(done.send(work())));
+    started.expect("a thread can be started");
+    result.recv_timeout(limit).ok()
+}
+
+fn hung(kind: Kind) -> OpenError {
+    OpenError::Broken {
+        place: kind.name().to_owned(),
+        reason: format!("no answer in {} s", OPEN_LIMIT.as_secs()),
+    }
+}
+
+fn open_here(
     kind: Kind,
     selection: &Selection,
     places: &Places,
@@ -367,6 +403,21 @@ mod tests {
             assert_eq!(Kind::parse(kind.name()), Some(kind));
         }
         assert_eq!(Kind::parse("abacus"), None);
+    }
+
+    #[test]
+    fn what_hangs_is_given_up() {
+        let (_open, never) = channel::<()>();
+        let hang = move || never.recv().is_ok();
+        assert_eq!(within(Duration::from_millis(50), hang), None);
+        assert_eq!(within(OPEN_LIMIT, || 7), Some(7));
+        // One that ends without a result is not waited for.
+        assert_eq!(
+            within(OPEN_LIMIT, || -> u8 { panic!("a fault of ours") }),
+            None
+        );
+        let said = hung(Kind::Dcmi).to_string();
+        assert_eq!(said, "dcmi: no answer in 30 s");
     }
 
     #[test]

@@ -32,14 +32,23 @@ impl NvmlProbe {
         };
         let count = library.device_count().map_err(broken)?;
         let driver = library.sys_driver_version().ok();
-        let unit = |index| {
-            let device = library.device_by_index(index)?;
-            Ok(unit_of(index, &device, driver.as_ref()))
-        };
-        let all: Result<Vec<Unit>, NvmlError> = (0..count).map(unit).collect();
-        let all = all.map_err(broken)?;
-        let units = selection.choose(all, |unit| unit.index, &place)?;
-        Ok(Self { library, units })
+        let chosen = selection.choose((0..count).collect(), |index| *index, &place)?;
+        let mut first_lost = None;
+        let units = chosen.into_iter().filter_map(|index| {
+            let device = library.device_by_index(index);
+            let device = device.map_err(|error| first_lost.get_or_insert(error));
+            Some(unit_of(index, &device.ok()?, driver.as_ref()))
+        });
+        let units: Vec<Unit> = units.collect();
+        // One that is lost need not keep the others from being watched, unless it was named.
+        match first_lost {
+            Some(error) if units.is_empty() || *selection != Selection::All => Err(broken(error)),
+            Some(error) => {
+                tracing::warn!(%error, place, "a GPU cannot be asked, and is left out");
+                Ok(Self { library, units })
+            }
+            None => Ok(Self { library, units }),
+        }
     }
 }
 
@@ -77,12 +86,31 @@ impl Probe for NvmlProbe {
     }
 
     fn sample(&mut self, wanted: Wanted) -> Result<Vec<UnitSample>, SampleError> {
-        let sample = |unit: &Unit| {
-            let device = self.library.device_by_index(unit.index)?;
-            Ok(sample(&device, wanted))
+        let sample = |unit: &Unit| match self.library.device_by_index(unit.index) {
+            Ok(device) => Ok(sample(&device, wanted)),
+            Err(error) => Err(error.to_string()),
         };
-        let samples: Result<Vec<UnitSample>, NvmlError> = self.units.iter().map(sample).collect();
-        samples.map_err(|error| SampleError(format!("NVML: {error}")))
+        let samples: Vec<Result<UnitSample, String>> = self.units.iter().map(sample).collect();
+        if let Some(Err(error)) = samples.first()
+            && samples.iter().all(Result::is_err)
+        {
+            return Err(SampleError(format!("NVML: {error}")));
+        }
+        Ok(samples
+            .into_iter()
+            .map(|one| one.unwrap_or_else(lost))
+            .collect())
+    }
+}
+
+/// What a GPU says that cannot be asked any more.
+fn lost(error: String) -> UnitSample {
+    let mut readings = Readings::default();
+    readings.unavailable(Quantity::Energy, error.clone());
+    readings.unavailable(Quantity::Power, error);
+    UnitSample {
+        at_ns: monotonic_now_ns(),
+        readings,
     }
 }
 
@@ -116,11 +144,11 @@ fn sample(device: &Device<'_>, wanted: Wanted) -> UnitSample {
             busy.map(|busy| f64::from(busy.gpu)),
         );
         let name = "nvmlDeviceGetMemoryInfo";
-        let (used, total) = match device.memory_info() {
-            Ok(memory) => (Ok(memory.used as f64), Ok(memory.total as f64)),
-            Err(error) => (Err(NvmlError::NotSupported), Err(error)),
-        };
+        // An error cannot be told twice, so it is asked twice.
+        let memory = || device.memory_info();
+        let used = memory().map(|memory| memory.used as f64);
         take(Quantity::MemoryUsed, name, used);
+        let total = memory().map(|memory| memory.total as f64);
         take(Quantity::MemoryTotal, name, total);
         let name = "nvmlDeviceGetTemperature";
         let heat = device.temperature(TemperatureSensor::Gpu);

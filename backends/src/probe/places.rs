@@ -202,6 +202,11 @@ impl Places {
             })
     }
 
+    /// The library of `AscendCL`, if it was named.
+    pub(super) fn acl(&self) -> Option<PathBuf> {
+        self.variable("WEIGHBRIDGE_ACL_LIB").map(PathBuf::from)
+    }
+
     /// Folders that Ascend's toolkit may be in.
     pub(super) fn ascend_toolkits(&self) -> Vec<PathBuf> {
         let variables = ["ASCEND_TOOLKIT_HOME", "ASCEND_HOME_PATH"];

@@ -63,6 +63,7 @@ pub struct Telemetry {
 /// A probe that is being read.
 #[derive(Debug)]
 pub struct Sampler {
+    kind: Kind,
     telemetry: Arc<Mutex<Telemetry>>,
     stop: Sender<()>,
     stopped: Receiver<()>,
@@ -91,10 +92,16 @@ impl Sampler {
             })
             .expect("a thread can be started");
         Self {
+            kind,
             telemetry,
             stop,
             stopped,
         }
+    }
+
+    /// Through what it reads.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Takes a last sample and ends. A probe that no longer answers is left behind.

@@ -1,4 +1,5 @@
-/* NVML. Configuration: count · no_energy · regress (the counter goes back after this many calls). */
+/* NVML. Configuration: count · no_energy · regress (the counter goes back after this many calls) ·
+ * lost (this GPU falls off the bus), lost_after (so many looks for a GPU before it does). */
 #include "fake.h"
 
 enum { GPU = 0x1000 };
@@ -19,7 +20,9 @@ API int nvmlSystemGetDriverVersion(char *text, unsigned length) {
 API int nvmlDeviceGetCount_v2(unsigned *out) { *out = (unsigned)count(); return 0; }
 
 API int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    static long looks;
     if ((int)index >= count()) return 2;
+    if ((int)index == fake_number("lost", -1) && ++looks > fake_number("lost_after", 0)) return 15;
     *device = (void *)(uintptr_t)(GPU + index);
     return 0;
 }

@@ -218,6 +218,8 @@ fn whatever_a_plugin_does_wrong_is_an_error_that_says_so() {
             "STEP_WRONG_TOKEN",
             "drew token 4294967295; the vocabulary has",
         ),
+        ("STEP_WRITES_NOTHING", "drew token 4294967295"),
+        ("STEP_WRITES_BEYOND", "wrote beyond its room for 1 tokens"),
         ("STEP_HANGS", "did not end within 0.3 s"),
     ];
     for (fault, expected) in stepping {

@@ -18,6 +18,8 @@
 #define STEP_TOO_MANY 12
 #define STEP_WRONG_TOKEN 13
 #define STEP_HANGS 14
+#define STEP_WRITES_NOTHING 15
+#define STEP_WRITES_BEYOND 16
 
 static int opened;
 
@@ -47,7 +49,9 @@ static int32_t fault_step(void *device, const weighbridge_batch *batch, uint32_t
     while (FAULT == STEP_HANGS) {
         sleep(1000);
     }
-    memset(tokens, 0, room * sizeof *tokens);
+    if (FAULT != STEP_WRITES_NOTHING) {
+        memset(tokens, 0, (room + (FAULT == STEP_WRITES_BEYOND ? 3 : 0)) * sizeof *tokens);
+    }
     *count = FAULT == STEP_TOO_FEW ? room - 1 : FAULT == STEP_TOO_MANY ? room + 1 : room;
     if (FAULT == STEP_WRONG_TOKEN) {
         tokens[0] = UINT32_MAX;

@@ -347,6 +347,76 @@ fn nvidia_s_library_is_read() {
 }
 
 #[test]
+fn a_gpu_that_is_lost_does_not_take_the_others_along() {
+    let Some(fake) = Fake::build("nvml", "count=3\nlost=1\nconstant_w=115\n") else {
+        return;
+    };
+    let indexes: Vec<u32> = opened(Kind::Nvml, &fake)
+        .units()
+        .iter()
+        .map(|unit| unit.index)
+        .collect();
+    assert_eq!(indexes, [0, 2]);
+    // One that was named has to be there.
+    let error = refused(Kind::Nvml, &fake, &Selection::Indexes(vec![1])).to_string();
+    assert!(error.contains("lost") || error.contains("bus"), "{error}");
+    let Some(fake) = Fake::build("nvml", "count=2\nlost=1\nlost_after=1\nconstant_w=115\n") else {
+        return;
+    };
+    let samples = opened(Kind::Nvml, &fake)
+        .sample(Wanted::Power)
+        .expect("one answers");
+    assert_eq!(samples[0].readings.get(Quantity::Power), Some(115.0));
+    assert!(!reason(&samples[1].readings, Quantity::Power).is_empty());
+    let Some(fake) = Fake::build("nvml", "count=1\nlost=0\nlost_after=1\n") else {
+        return;
+    };
+    assert!(
+        opened(Kind::Nvml, &fake).sample(Wanted::Power).is_err(),
+        "nobody answers"
+    );
+}
+
+#[test]
+fn a_card_without_a_handle_is_not_another_s() {
+    let configuration = "count=2\nret:cndevGetDeviceHandleByIndex=18\n";
+    let Some(fake) = Fake::build("cndev_gen3", configuration) else {
+        return;
+    };
+    let mut probe = opened(Kind::Cndev, &fake);
+    assert_eq!(probe.units()[1].name, "Cambricon MLU");
+    let samples = probe.sample(Wanted::Everything).expect("it answers");
+    let why = reason(&samples[1].readings, Quantity::Power);
+    assert_eq!(
+        why,
+        "cndevGetDeviceHandleByIndex: 18 (device has a problem)"
+    );
+}
+
+#[test]
+fn an_ascend_chip_without_a_whole_name_has_that_of_the_toolkit() {
+    let Some(acl) = Fake::build("acl", "soc=Ascend910_9391\n") else {
+        return;
+    };
+    let soc = |configuration: &str, acl: Option<&Fake>| {
+        let fake = Fake::build("dcmi", configuration).expect("there is a compiler");
+        let mut variables = fake.environment(variable(Kind::Dcmi));
+        variables.extend(acl.map(|acl| ("WEIGHBRIDGE_ACL_LIB".to_owned(), acl.path().into())));
+        let probe = open(Kind::Dcmi, &Selection::All, &Places::of(variables)).expect("it works");
+        let facts = probe.units()[0].facts.clone();
+        facts
+            .into_iter()
+            .find_map(|(name, value)| (name == "soc").then_some(value))
+    };
+    let a3 = "cards=0\npart=a3\n";
+    assert_eq!(soc(a3, Some(&acl)).as_deref(), Some("Ascend910_9391"));
+    assert_eq!(soc(a3, None), None);
+    assert_eq!(soc("cards=0\n", Some(&acl)).as_deref(), Some("Ascend910B3"));
+    let nameless = Fake::build("acl", "soc=\n").expect("there is a compiler");
+    assert_eq!(soc(a3, Some(&nameless)), None);
+}
+
+#[test]
 fn a_sampler_follows_power_that_changes() {
     let Some(fake) = Fake::build("dcmi", "cards=0 1\n") else {
         return;
@@ -424,6 +494,56 @@ mod commands {
         assert_eq!(short(probe.as_mut()), expected);
     }
 
+    const CNMON: &str = "\
+| Card  VF  Name       Firmware |               Bus-Id | Util        Ecc-Error |
+| Fan   Temp      Pwr:Usage/Cap |         Memory-Usage | Mode     Compute-Mode |
+| 0     /   MLU370-X8    v1.1.6 |         0000:13:00.0 | 7%                  0 |
+|  0%   28C        107 W/ 250 W |     0 MiB/ 20638 MiB | FULL          Default |
+";
+    const CNMON_INFO: &str = "\
+Card 0
+    Product Name                   : MLU370-X4
+    Utilization
+        MLU Average                : 66 %
+    Temperature
+        Chip                       : 64 C
+    Power
+        Usage                      : 44 W
+";
+
+    #[test]
+    fn cambricon_s_command_is_a_probe_in_both_its_forms() {
+        let (_folder, places) = command("WEIGHBRIDGE_CNMON", &printing(CNMON));
+        let mut probe = open(Kind::Cnmon, &Selection::All, &places).expect("it prints");
+        let expected = ["0 MLU370-X8 chip at None: 107 W, 7 %, 28 C, none MHz, 0/20638 MiB"];
+        assert_eq!(short(probe.as_mut()), expected);
+        // Whatever becomes of the table, the longer form is asked.
+        for table in [
+            "echo A new table of CNMON v9",
+            "exit 4",
+            "exec sleep 100",
+            "true",
+        ] {
+            let script = format!(
+                "if [ \"$1\" = info ]; then\n{}\nelse {table}; fi",
+                printing(CNMON_INFO)
+            );
+            let (_folder, places) = command("WEIGHBRIDGE_CNMON", &script);
+            let mut probe = open(Kind::Cnmon, &Selection::All, &places).expect(table);
+            let expected = ["0 MLU370-X4 chip at None: 44 W, 66 %, 64 C, none MHz, none/none MiB"];
+            assert_eq!(short(probe.as_mut()), expected, "{table}");
+        }
+    }
+
+    #[test]
+    fn nvidia_s_command_is_a_probe() {
+        let line = "0, NVIDIA H20, GPU-1a, 115.42, 500.00, 3, 1024, 97871, 31, 1980\n";
+        let (_folder, places) = command("WEIGHBRIDGE_NVIDIA_SMI", &printing(line));
+        let mut probe = open(Kind::NvidiaSmi, &Selection::All, &places).expect("it prints");
+        let expected = ["0 NVIDIA H20 chip at None: 115.42 W, 3 %, 31 C, 1980 MHz, 1024/97871 MiB"];
+        assert_eq!(short(probe.as_mut()), expected);
+    }
+
     #[test]
     fn a_card_s_power_is_asked_of_its_microcontroller() {
         let power =
@@ -445,20 +565,41 @@ mod commands {
 
     #[test]
     fn a_command_that_does_not_work_says_why() {
-        for (script, part) in [
+        let npu_smi = ("WEIGHBRIDGE_NPU_SMI", Kind::NpuSmi);
+        let cnmon = ("WEIGHBRIDGE_CNMON", Kind::Cnmon);
+        let nvidia_smi = ("WEIGHBRIDGE_NVIDIA_SMI", Kind::NvidiaSmi);
+        for ((variable, kind), script, part) in [
             (
+                npu_smi,
                 "echo dcmi module initialize failed; exit 1",
                 "dcmi module initialize failed",
             ),
-            ("printf '\\377\\376\\001'", "printed no table"),
-            ("echo There is no NPU card on this server.", "no device"),
-            ("exec sleep 100", "gave no answer in 5s"),
+            (npu_smi, "printf '\\377\\376\\001'", "printed no table"),
+            (
+                npu_smi,
+                "echo There is no NPU card on this server.",
+                "no device",
+            ),
+            (npu_smi, "exec sleep 100", "gave no answer in 5s"),
+            (cnmon, "echo no driver >&2; exit 1", "no driver"),
+            (cnmon, "printf '\\377\\376\\001'", "printed no table"),
+            (cnmon, "exec sleep 100", "`cnmon ` gave no answer in 5s"),
+            (
+                nvidia_smi,
+                "echo has failed because; exit 9",
+                "has failed because",
+            ),
+            (
+                nvidia_smi,
+                "printf '\\377\\376\\001'",
+                "nvidia-smi --query-gpu` printed",
+            ),
+            (nvidia_smi, "true", "no device"),
+            (nvidia_smi, "exec sleep 100", "gave no answer in 5s"),
         ] {
-            let (_folder, places) = command("WEIGHBRIDGE_NPU_SMI", script);
-            let error = open(Kind::NpuSmi, &Selection::All, &places)
-                .err()
-                .expect(script);
-            assert!(error.to_string().contains(part), "{script}: {error}");
+            let (_folder, places) = command(variable, script);
+            let error = open(kind, &Selection::All, &places).err().expect(script);
+            assert!(error.to_string().contains(part), "{kind} {script}: {error}");
         }
     }
 

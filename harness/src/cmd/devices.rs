@@ -57,6 +57,7 @@ fn as_text(found: &Discovery) -> String {
     } else {
         text.push_str(&table(&found.devices));
     }
+    text.push_str(&about(&found.devices));
     text.push_str(&missing_reasons(&found.devices));
     text.push_str(&known(&found.devices));
     text.push_str(&on_the_bus(found));
@@ -128,6 +129,30 @@ fn show(what: Quantity, value: f64) -> String {
     }
 }
 
+/// Chip, versions and the like, each combination once.
+fn about(devices: &[Found]) -> String {
+    let mut about: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for device in devices
+        .iter()
+        .filter(|device| !device.unit.facts.is_empty())
+    {
+        let facts = device.unit.facts.iter();
+        let facts: Vec<String> = facts
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        let name = format!("{}:{}", device.kind, device.unit.index);
+        about.entry(facts.join(", ")).or_default().push(name);
+    }
+    if about.is_empty() {
+        return String::new();
+    }
+    let mut text = "\nAbout them:\n".to_owned();
+    for (facts, devices) in about {
+        let _ = writeln!(text, "  {}: {facts}", devices.join(", "));
+    }
+    text
+}
+
 /// Why the table has dashes, each reason once.
 fn missing_reasons(devices: &[Found]) -> String {
     let mut reasons: BTreeMap<(String, Quantity), Vec<String>> = BTreeMap::new();
@@ -171,7 +196,11 @@ fn known(devices: &[Found]) -> String {
         };
         let _ = writeln!(
             text,
-            "  {id}: BF16 {}, memory {} at {}, TDP {}",
+            "  {id}{}: BF16 {}, memory {} at {}, TDP {}",
+            match (facts.unit.as_str(), facts.devices_per_card) {
+                ("card", many @ 2..) => format!(" (the card of {many} devices)"),
+                _ => String::new(),
+            },
             figure("bf16_tflops"),
             figure("memory_gb"),
             figure("memory_gb_per_s"),
@@ -343,7 +372,11 @@ fn facts(id: &str, json: bool) -> Result<Ending> {
         text = serde_json::to_string_pretty(&all)? + "\n";
     } else {
         for device in chosen {
-            let _ = writeln!(text, "{}: {}", device.id, device.name);
+            let _ = writeln!(
+                text,
+                "{}: {} (sources looked at in {})",
+                device.id, device.name, device.checked
+            );
             for (name, fact) in &device.facts {
                 let _ = writeln!(text, "  {name:<20} {}", fact.show_whole(unit_of(name)));
             }
@@ -373,6 +406,8 @@ fn facts_json(device: &DeviceFacts) -> serde_json::Value {
         "name": device.name,
         "vendor": device.vendor,
         "unit": device.unit,
+        "devices_per_card": device.devices_per_card,
+        "checked": device.checked,
         "facts": facts.collect::<Map<_, _>>(),
         "notes": device.notes,
     })

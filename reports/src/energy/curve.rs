@@ -1,7 +1,8 @@
 //! Joules over time, by a counter or by integrated power.
 //!
 //! Invariant: a curve never falls, and is linear between its points; what lies outside of them it
-//! does not say.
+//! does not say. The points of a counter are the instants at which it was seen to have changed:
+//! what it shows between them is old, by up to a whole step where an exporter repeats it.
 
 /// One sample of a device.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -49,6 +50,8 @@ const GAP_PERIODS: f64 = 2.5;
 const MOST_GAPS: f64 = 0.1;
 /// Of the window, that a counter may stand still around each end of it.
 const MOST_EDGE: f64 = 0.05;
+/// The same of the time before the load, which is short and quiet.
+const MOST_IDLE_EDGE: f64 = 0.25;
 /// Changes of a counter in a window below which its steps decide the figure.
 const LEAST_CHANGES: usize = 10;
 /// No device draws more; a rise that would need it is no rise.
@@ -65,11 +68,9 @@ impl Curve {
         let mut last = None;
         for sample in samples {
             let Some(now) = sample.energy_j else { continue };
-            let Some((at_ns, before)) = last.replace((sample.at_ns, now)) else {
-                points.push((sample.at_ns, 0.0));
-                continue;
-            };
-            let seconds = sample.at_ns.saturating_sub(at_ns) as f64 / 1e9;
+            // When the first reading came about is not known, so it is no point.
+            let (since_ns, before) = *last.get_or_insert((sample.at_ns, now));
+            let seconds = sample.at_ns.saturating_sub(since_ns) as f64 / 1e9;
             let mut rise = now - before;
             if rise < 0.0 {
                 rise += range_j.unwrap_or(0.0);
@@ -79,10 +80,17 @@ impl Curve {
                     "the energy counter went from {before} to {now} J in {seconds:.3} s"
                 ));
             }
-            let sum = points.last().map_or(0.0, |(_, joules)| *joules);
-            points.push((sample.at_ns, sum + rise));
+            if rise > 0.0 {
+                let sum = points.last().map_or(0.0, |(_, joules)| *joules + rise);
+                points.push((sample.at_ns, sum));
+                last = Some((sample.at_ns, now));
+            }
         }
-        Self::checked(points, "energy counter")
+        match (last, points.is_empty()) {
+            (None, _) => Err("there is no energy counter".to_owned()),
+            (Some(_), true) => Err("the energy counter never changed".to_owned()),
+            _ => Ok(Self(points)),
+        }
     }
 
     /// By trapezoids over sampled power.
@@ -101,13 +109,9 @@ impl Curve {
             points.push((sample.at_ns, sum + added));
             last = Some((sample.at_ns, watts));
         }
-        Self::checked(points, "power")
-    }
-
-    fn checked(points: Vec<(u64, f64)>, what: &str) -> Result<Self, String> {
         match points.len() {
-            0 => Err(format!("there is no {what}")),
-            1 => Err(format!("there is one sample of {what} only")),
+            0 => Err("there is no power".to_owned()),
+            1 => Err("there is one sample of power only".to_owned()),
             _ => Ok(Self(points)),
         }
     }
@@ -129,30 +133,40 @@ impl Curve {
 
     /// Good enough for `window` as a counter? It counts through gaps, except at the ends.
     pub(super) fn checked_counter(self, window: Span) -> Result<Self, String> {
-        self.covering(window)?;
-        let changes = self.0.windows(2).filter(|pair| pair[1].1 > pair[0].1);
-        let instants: Vec<u64> = changes.map(|pair| pair[1].0).collect();
-        let inside = instants.iter().filter(|at| window.contains(**at)).count();
+        if window.seconds() <= 0.0 {
+            return Err("the window is empty".to_owned());
+        }
+        let inside = self.0.iter().filter(|(at, _)| window.contains(*at)).count();
         if inside < LEAST_CHANGES {
             return Err(format!(
                 "the energy counter changed {inside} times in the window; at least \
                  {LEAST_CHANGES} are needed"
             ));
         }
-        for end_ns in [window.start_ns, window.end_ns] {
-            let before = self.0.iter().rev().find(|(at, _)| *at <= end_ns);
-            let after = self.0.iter().find(|(at, _)| *at >= end_ns);
-            let (Some(before), Some(after)) = (before, after) else {
-                continue;
-            };
-            let apart_s = after.0.saturating_sub(before.0) as f64 / 1e9;
-            if apart_s > MOST_EDGE * window.seconds() {
-                return Err(format!(
-                    "the samples around an end of the window are {apart_s:.2} s apart"
-                ));
-            }
+        match self.longest_edge_s(window) {
+            None => Err("the energy counter did not change around an end of the window".to_owned()),
+            Some(still_s) if still_s > MOST_EDGE * window.seconds() => Err(format!(
+                "the energy counter stood still for {still_s:.2} s around an end of the window"
+            )),
+            Some(_) => Ok(self),
         }
-        Ok(self)
+    }
+
+    /// Are the points near enough to the ends of a short quiet time?
+    pub(super) fn resolves_idle(&self, span: Span) -> bool {
+        let edge_s = self.longest_edge_s(span);
+        edge_s.is_some_and(|edge_s| edge_s <= MOST_IDLE_EDGE * span.seconds())
+    }
+
+    /// Between the points around the start of `span`, or around its end, whichever are further
+    /// apart; `None` where there is no point on one side.
+    fn longest_edge_s(&self, span: Span) -> Option<f64> {
+        let around = |at_ns: u64| {
+            let before = self.0.iter().rev().find(|(at, _)| *at <= at_ns)?;
+            let after = self.0.iter().find(|(at, _)| *at >= at_ns)?;
+            Some((after.0 - before.0) as f64 / 1e9)
+        };
+        Some(around(span.start_ns)?.max(around(span.end_ns)?))
     }
 
     fn covering(&self, window: Span) -> Result<(), String> {
@@ -185,6 +199,12 @@ impl Curve {
     /// Do the points reach over all of `span`?
     pub fn covers(&self, span: Span) -> bool {
         self.first_ns() <= span.start_ns && span.end_ns <= self.last_ns()
+    }
+
+    /// Is a part of `span` further from any point than samples of this period are?
+    pub(super) fn has_gap(&self, span: Span, period_ns: u64) -> bool {
+        let instants: Vec<u64> = self.0.iter().map(|(at, _)| *at).collect();
+        !gaps(&instants, span, period_ns).is_empty()
     }
 
     /// Joules in a span that the curve covers; outside of its points it does not rise.

@@ -189,6 +189,78 @@ fn telemetry_that_is_not_good_enough_gives_no_figure() {
     assert!(why.contains("changed 8 times"), "{why}");
 }
 
+/// A counter that is repeated for `step_s` at a time, and what it says of a device's power.
+fn staircase(step_s: f64, power: fn(f64) -> Option<f64>) -> Energy {
+    // 200 W before the load, 300 W after second 9.
+    let drawn = |at: f64| 200.0 * at + 100.0 * (at - 9.0).max(0.0);
+    let counter = move |at: f64| Some(drawn((at / step_s).floor() * step_s));
+    found(vec![track("0", samples(power, counter))])
+}
+
+#[test]
+fn a_counter_that_is_repeated_is_read_where_it_changes() {
+    for step_s in [0.5, 1.0, 2.5, 4.3] {
+        let energy = staircase(step_s, none);
+        near(energy.joules, 36_000.0, 0.005);
+        // Its steps are not peaks of power.
+        near(energy.max_power_w, 300.0, 0.25);
+    }
+    // Three seconds before the load are enough for half-second steps, not for longer ones.
+    near(staircase(0.5, none).idle_power_w, 200.0, 0.05);
+    let coarse = staircase(2.5, none);
+    assert_eq!(
+        (coarse.idle_power_w, coarse.joules_above_idle),
+        (None, None)
+    );
+    assert!(coarse.null_reasons["idle_power_w"].contains("too coarse"));
+    // Sampled power tells it then.
+    let both = staircase(2.5, |at| Some(if at < 9.0 { 201.0 } else { 300.0 }));
+    assert_eq!(both.method, "counter");
+    near(both.idle_power_w, 201.0, 1e-9);
+    // Longer steps than a twentieth of the window around an end of it give no figure.
+    let energy = staircase(7.0, none);
+    assert_eq!(energy.joules, None);
+    let why = &energy.null_reasons["joules"];
+    assert!(
+        why.contains("the energy counter stood still for 7"),
+        "{why}"
+    );
+    let stuck = found(vec![track("0", samples(none, |_| Some(5.0)))]);
+    let why = &stuck.null_reasons["joules"];
+    assert_eq!(why, "0: the energy counter never changed");
+}
+
+#[test]
+fn seconds_without_telemetry_have_no_power_in_the_series() {
+    let series = |track: Track| -> Vec<Option<f64>> {
+        let mut series: Vec<SecondPoint> = (0..140)
+            .map(|t_s| SecondPoint {
+                t_s,
+                ..SecondPoint::default()
+            })
+            .collect();
+        energy::fill_series(&telemetry(vec![track]), 0, &mut series);
+        series.into_iter().map(|point| point.power_w).collect()
+    };
+    let mut gap = samples(|_| Some(100.0), none);
+    gap.retain(|sample| !(20.5..24.5).contains(&(sample.at_ns as f64 / 1e9)));
+    let power = series(track("0", gap));
+    assert!(
+        (20..=24).all(|second| power[second].is_none()),
+        "{:?}",
+        &power[18..27]
+    );
+    near(power[19], 100.0, 1e-9);
+    near(power[25], 100.0, 1e-9);
+    // A counter that stands still says nothing, and neither does one that goes back.
+    for stuck in [
+        samples(none, |_| Some(5.0)),
+        samples(none, |at| Some(1e6 - at)),
+    ] {
+        assert!(series(track("0", stuck)).iter().all(Option::is_none));
+    }
+}
+
 #[test]
 fn what_one_query_takes_follows_from_the_window() {
     let report = synthetic::report(Story::Steady, "ref-135m");

@@ -11,11 +11,11 @@ mod nvidia_smi;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::command;
 use super::{
     Kind, OpenError, Places, Probe, Quantity, Readings, SampleError, Scope, Selection, Unit,
     UnitSample, Vendor, Wanted, share_power,
 };
+use super::{command, dcmi};
 use crate::clock::monotonic_now_ns;
 
 /// Of one call; `npu-smi` takes about two seconds on a server with eight cards.
@@ -65,18 +65,17 @@ impl SmiProbe {
             card_power(&program, card).is_ok().then_some(card)
         });
         let card_power = card_power.collect();
-        let cann = super::dcmi::cann_version(places).filter(|_| kind == Kind::NpuSmi);
         let unit = |row: Row| Unit {
             vendor: vendor(kind),
             index: row.index,
-            name: row.name,
             id: row.id,
             scope: Scope::Chip,
             power_at: None,
-            facts: cann
-                .iter()
-                .map(|version| ("cann", version.clone()))
-                .collect(),
+            facts: match kind {
+                Kind::NpuSmi => ascend_facts(&row.name, places),
+                _ => Vec::new(),
+            },
+            name: row.name,
         };
         let mut units: Vec<Unit> = rows.into_iter().map(unit).collect();
         share_power(&mut units, &shared);
@@ -87,6 +86,11 @@ impl SmiProbe {
             card_power,
         })
     }
+}
+
+fn ascend_facts(name: &str, places: &Places) -> Vec<(&'static str, String)> {
+    let cann = dcmi::cann_version(places).map(|version| ("cann", version));
+    dcmi::soc_of(name, places).into_iter().chain(cann).collect()
 }
 
 fn vendor(kind: Kind) -> Vendor {
@@ -145,13 +149,14 @@ fn rows(kind: Kind, program: &Path) -> Result<Vec<Row>, String> {
     };
     match kind {
         Kind::NpuSmi => npu_smi::table(&run(&["info"])?),
-        Kind::Cnmon => {
-            let rows = cnmon::table(&run(&[])?)?;
-            if rows.is_empty() {
-                return cnmon::info(&run(&["info"])?);
-            }
-            Ok(rows)
-        }
+        Kind::Cnmon => match run(&[]).and_then(|text| cnmon::table(&text)) {
+            Ok(rows) if !rows.is_empty() => Ok(rows),
+            // Its longer form changes less from version to version.
+            table => match run(&["info"]).and_then(|text| cnmon::info(&text)) {
+                Ok(rows) if !rows.is_empty() => Ok(rows),
+                info => table.and(info),
+            },
+        },
         _ => nvidia_smi::csv(&run(&nvidia_smi::ARGUMENTS)?),
     }
 }

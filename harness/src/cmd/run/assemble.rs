@@ -149,6 +149,10 @@ fn target_details(plan: &Plan, outcome: &Outcome) -> BTreeMap<String, String> {
                 format!("{} (by {kind})", names.join(", ")),
             );
         }
+        let versions = outcome.watch.versions();
+        if !versions.is_empty() {
+            details.insert("device_software".into(), versions.join(", "));
+        }
     }
     details
 }
