@@ -104,3 +104,30 @@ pub fn parse_metrics_url(text: &str) -> Result<Uri, String> {
     let url = parse_base(text).ok().filter(|url| url.path().len() > 1);
     url.ok_or_else(|| format!("is `{text}`; accepted is `http://HOST:PORT/metrics`"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ApiKey;
+    use super::*;
+
+    #[test]
+    fn a_key_goes_to_the_api_s_own_port_only() {
+        let base = parse_base("http://127.0.0.1:1025/v1").expect("an address");
+        let config = HttpConfig {
+            api_key: Some(ApiKey::new("secret".into())),
+            ..HttpConfig::new(base)
+        };
+        for (stack, expected) in [
+            (Stack::MindIe, &[(1027, false), (1025, true)][..]),
+            (Stack::Vllm, &[(1025, true)]),
+        ] {
+            let page = MetricsPage::of(&config, stack).expect("there are places");
+            let looked = |(place, request): &(Place, String)| {
+                assert!(request.starts_with("GET /metrics HTTP/1.1"), "{request}");
+                (place.port, request.contains("secret"))
+            };
+            let looked: Vec<(u16, bool)> = page.places.iter().map(looked).collect();
+            assert_eq!(looked, expected, "{stack}");
+        }
+    }
+}

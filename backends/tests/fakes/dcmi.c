@@ -1,5 +1,5 @@
 /* DCMI. Configuration: cards=0 2 5 · npus (per card) · mcu (a microcontroller at the last place) ·
- * part=910b|310p|a3 · util · hbm_kb (only the older function) · old=-8255 for the functions of
+ * part=910b|310p|a3 · silent (this die of an A3 has no power) · util · hbm_kb (only the older function) · old=-8255 for the functions of
  * before the 950 · v2 (0: without its functions' success). */
 #include "fake.h"
 
@@ -117,7 +117,7 @@ API int dcmi_get_device_power_info(int card, int device, int *power) {
     OLD();
     FAKE_STATUS();
     KNOWN(card, device);
-    if (is_part("310p")) return -8255;
+    if (is_part("310p") || device == fake_number("silent", -1)) return -8255;
     fake_fill(power, 4, __func__);
     *power = (int)(fake_watts(ordinal(card)) * 10.0 + 0.5);
     return 0;

@@ -86,11 +86,11 @@ static double fake_joules(int device) {
 }
 
 /* Begins a structure of `size` bytes; with `overrun=NAME` in the configuration it writes one byte
- * more. */
+ * more, or `overrun_by` bytes. */
 static void fake_fill(void *out, size_t size, const char *function) {
     const char *overrun = fake_text("overrun");
     memset(out, 0xEE, size);
-    if (overrun && !strcmp(overrun, function)) memset(out, 0xEE, size + 1);
+    if (overrun && !strcmp(overrun, function)) memset(out, 0xEE, size + (size_t)fake_number("overrun_by", 1));
 }
 
 static void fake_i32(void *out, size_t at, int32_t value) { memcpy((char *)out + at, &value, 4); }

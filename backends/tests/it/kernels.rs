@@ -59,6 +59,13 @@ fn expected(prompts: &[Arc<[u32]>], max_tokens: usize) -> Vec<Vec<u32>> {
     prompts.iter().map(&mut answer).collect()
 }
 
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
+fn skipped(missing: &str) {
+    if cfg!(feature = "cuda") {
+        println!("skipped on a GPU: {missing}");
+    }
+}
+
 #[test]
 fn greedy_answers_are_those_of_the_own_kernels() {
     const TOKENS: usize = 12;
@@ -77,7 +84,13 @@ fn greedy_answers_are_those_of_the_own_kernels() {
         "only {compared} tokens have no tie"
     );
     // in a build with `cuda` also on the first GPU, if it answers
-    let gpu = Some(TensorDevice::Cuda(0)).filter(|gpu| gpu.facts().is_ok());
+    let gpu = Some(TensorDevice::Cuda(0)).filter(|gpu| match gpu.facts() {
+        Ok(_) => true,
+        Err(missing) => {
+            skipped(&missing.to_string());
+            false
+        }
+    });
     let devices = [TensorDevice::Cpu].into_iter().chain(gpu);
     let caches = [PrefixCache::On, PrefixCache::Off];
     for (device, cache) in devices.flat_map(|device| caches.map(|cache| (device, cache))) {

@@ -147,6 +147,25 @@ fn an_ascend_chip_says_what_it_is_and_where_values_are_from() {
 }
 
 #[test]
+fn a_package_s_power_is_that_of_the_die_that_gives_it() {
+    // The first die of each package gives the power, the second has none.
+    let Some(fake) = Fake::build("dcmi", "cards=0 1\npart=a3\nsilent=1\nconstant_w=165\n") else {
+        return;
+    };
+    let mut probe = opened(Kind::Dcmi, &fake);
+    let samples = probe.sample(Wanted::Power).expect("it answers");
+    let power: Vec<Option<f64>> = samples
+        .iter()
+        .map(|sample| sample.readings.get(Quantity::Power))
+        .collect();
+    assert_eq!(power, [Some(165.0), None, Some(165.0), None]);
+    assert_eq!(
+        reason(&samples[3].readings, Quantity::Power),
+        "shared with device 2, and counted there"
+    );
+}
+
+#[test]
 fn one_die_alone_has_its_package_s_power() {
     let Some(fake) = Fake::build("dcmi", "cards=0\npart=a3\nconstant_w=165\n") else {
         return;
@@ -232,45 +251,103 @@ fn a_missing_function_only_lacks_its_values() {
 
 #[test]
 fn a_library_that_writes_too_much_is_found_out() {
-    for (name, kind, function, what) in [
+    const PLAIN: &str = "cards=0\n";
+    const DUO: &str = "cards=0\npart=310p\n";
+    const OLDER: &str = "cards=0\nhbm_kb=1\n";
+    const NEXT: &str = "cards=0\nold=-8255\n";
+    for (configuration, function, what) in [
+        (PLAIN, "dcmi_get_device_power_info", Quantity::Power),
+        (PLAIN, "dcmi_get_device_health", Quantity::Health),
+        (PLAIN, "dcmi_get_device_frequency", Quantity::Clock),
+        (PLAIN, "dcmi_get_device_temperature", Quantity::Temperature),
         (
-            "dcmi",
-            Kind::Dcmi,
-            "dcmi_get_device_power_info",
-            Quantity::Power,
+            PLAIN,
+            "dcmi_get_device_utilization_rate",
+            Quantity::Utilisation,
         ),
+        (PLAIN, "dcmi_get_device_hbm_info", Quantity::MemoryUsed),
+        (OLDER, "dcmi_get_hbm_info", Quantity::MemoryUsed),
+        (DUO, "dcmi_get_device_memory_info_v3", Quantity::MemoryUsed),
+        (DUO, "dcmi_mcu_get_power_info", Quantity::Power),
+        (NEXT, "dcmiv2_get_device_power_info", Quantity::Power),
+        (NEXT, "dcmiv2_get_device_temperature", Quantity::Temperature),
         (
-            "dcmi",
-            Kind::Dcmi,
-            "dcmi_get_device_health",
-            Quantity::Health,
+            NEXT,
+            "dcmiv2_get_device_utilization_rate",
+            Quantity::Utilisation,
         ),
-        (
-            "dcmi",
-            Kind::Dcmi,
-            "dcmi_get_device_frequency",
-            Quantity::Clock,
-        ),
-        (
-            "dcmi",
-            Kind::Dcmi,
-            "dcmi_get_device_hbm_info",
-            Quantity::MemoryUsed,
-        ),
+        (NEXT, "dcmiv2_get_device_hbm_info", Quantity::MemoryUsed),
     ] {
-        let Some(fake) = Fake::build(name, &format!("cards=0\noverrun={function}\n")) else {
-            return;
-        };
-        let mut probe = opened(kind, &fake);
+        let whole = Fake::build("dcmi", configuration);
+        let Some(whole) = whole else { return };
+        let read = opened(Kind::Dcmi, &whole)
+            .sample(Wanted::Everything)
+            .expect("it answers");
+        assert!(read[0].readings.get(what).is_some(), "{function} is asked");
+        let fake = Fake::build("dcmi", &format!("{configuration}overrun={function}\n"));
+        let mut probe = opened(Kind::Dcmi, &fake.expect("there is a compiler"));
         let samples = probe.sample(Wanted::Everything).expect("it answers");
-        let why = reason(&samples[0].readings, what);
-        assert!(why.contains("wrote more than its structure has"), "{why}");
+        let readings = &samples[0].readings;
+        assert_eq!(readings.get(what), None, "{function}");
+        let by_it =
+            |value: &Value| matches!(value, Value::Read { source, .. } if source == function);
+        assert!(
+            !readings.iter().any(|(_, value)| by_it(value)),
+            "{function}"
+        );
     }
-    // Structures that only name things: the device is there without a name.
-    let Some(fake) = Fake::build("dcmi", "cards=0\noverrun=dcmi_get_device_chip_info_v2\n") else {
+}
+
+#[test]
+fn what_only_names_numbers_or_counts_may_be_missing() {
+    if Fake::build("dcmi", "").is_none() {
+        return;
+    }
+    for (function, expected) in [
+        ("dcmi_get_device_chip_info_v2", "0 Ascend NPU chip at None"),
+        ("dcmi_get_device_pcie_info_v2", "0 910B3 chip at None"),
+        ("dcmi_get_device_logic_id", "0 910B3 chip at None"),
+        ("dcmi_get_device_num_in_card", "0 910B3 chip at None"),
+        ("dcmi_get_device_type", "0 910B3 chip at None"),
+    ] {
+        let fake = Fake::build("dcmi", &format!("cards=0\nmcu=0\noverrun={function}\n"));
+        let mut probe = opened(Kind::Dcmi, &fake.expect("there is a compiler"));
+        let found = short(probe.as_mut());
+        assert!(
+            found.len() == 1 && found[0].starts_with(expected),
+            "{function}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_library_that_writes_too_much_is_told_by_function() {
+    let power = "cards=0\noverrun=dcmi_get_device_power_info\n";
+    let Some(fake) = Fake::build("dcmi", power) else {
         return;
     };
-    assert_eq!(opened(Kind::Dcmi, &fake).units()[0].name, "Ascend NPU");
+    let mut probe = opened(Kind::Dcmi, &fake);
+    let samples = probe.sample(Wanted::Power).expect("it answers");
+    let why = reason(&samples[0].readings, Quantity::Power);
+    assert!(why.contains("wrote more than its structure has"), "{why}");
+    // Newer libraries of Cambricon's write longer structures, but not longer than there is room.
+    for (by, is_read) in [(1000, true), (4096, false)] {
+        let overrun = format!("overrun=cndevGetDevicePowerInfo\noverrun_by={by}\n");
+        let fake = Fake::build("cndev_gen3", &overrun).expect("there is a compiler");
+        let samples = opened(Kind::Cndev, &fake)
+            .sample(Wanted::Power)
+            .expect("it answers");
+        let readings = &samples[0].readings;
+        assert_eq!(
+            readings.get(Quantity::Power).is_some(),
+            is_read,
+            "{by} bytes too many"
+        );
+        if !is_read {
+            let why = reason(readings, Quantity::Power);
+            assert!(why.contains("wrote more than 4 KiB"), "{why}");
+        }
+    }
 }
 
 #[test]
