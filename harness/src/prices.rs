@@ -112,5 +112,37 @@ pub fn of_found(sheet: Option<&Path>, units: Option<u32>, names: &[&str]) -> Res
     let ids = [Some((*name).to_owned()), known.map(|facts| facts.id)];
     let mut ids = ids.into_iter().flatten();
     let id = ids.find(|id| sheet.find(id).is_some());
-    Ok(Priced::new(&sheet, id.as_deref().unwrap_or(name), units)?)
+    let priced = Priced::new(&sheet, id.as_deref().unwrap_or(name), units)?;
+    Ok(priced.with_devices_per_unit(devices_per_card))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cards_are_paid_for_not_the_devices_on_them() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("mine.toml");
+        let device = |id: &str| {
+            format!(
+                "[[device]]\nid = '{id}'\nmatch = ['{id}']\nwhat = 'card'\n\
+                 rental_per_hour = {{ mid = 1, source = 's', date = '2026', confidence = 'example' }}\n"
+            )
+        };
+        let head = "name = 'mine'\nabout = 'a test'\ncurrency = 'USD'\n".to_owned();
+        let devices = ["cambricon-mlu370-x8", "ascend-310p3", "nvidia-h20-sxm"].map(device);
+        std::fs::write(&path, head + &devices.concat()).expect("writable");
+        for (name, found, units) in [
+            ("MLU370-X8", 4, 2),
+            ("MLU370-X8", 1, 1),
+            ("310P3", 2, 1),
+            ("NVIDIA H20", 4, 4),
+        ] {
+            let priced = of_found(Some(&path), None, &vec![name; found]).expect("it has a price");
+            assert_eq!(priced.units, units, "{found} × {name}");
+        }
+        let asked = of_found(Some(&path), Some(3), &["MLU370-X8"; 4]).expect("it has a price");
+        assert_eq!(asked.units, 3);
+    }
 }

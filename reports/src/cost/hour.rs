@@ -95,7 +95,9 @@ impl MeasuredPower {
                 let counted = energy.devices.iter();
                 let counted = counted.filter(|device| device.joules.is_some()).count();
                 // Two chips may share a sensor, so a card may be one or two of what is paid for.
-                if ![all, counted].contains(&(priced.units as usize)) {
+                let units = priced.units as usize;
+                let in_units = units * priced.devices_per_unit as usize;
+                if ![all, counted].contains(&units) && all != in_units {
                     return Err(format!(
                         "the power of {all} devices was measured, and {} paid for: name those that \
                          serve (`--probe nvml:0,1`) or how many are paid for (`--price-units`)",
@@ -127,6 +129,8 @@ pub struct Priced {
     pub device: Device,
     /// How many.
     pub units: u32,
+    /// How many devices with a sensor one of them is.
+    devices_per_unit: u32,
     pub(super) per_usd: BTreeMap<String, Quantity>,
     pub(super) site: Site,
     pub(super) terms: Terms,
@@ -162,6 +166,7 @@ impl Priced {
             sheet: sheet.name.clone(),
             device: found.clone(),
             units,
+            devices_per_unit: 1,
             per_usd: sheet.per_usd.clone(),
             site: sheet.site.clone(),
             terms: sheet.terms.clone(),
@@ -173,6 +178,13 @@ impl Priced {
                 defaults.requests_per_mau_month,
             ),
         })
+    }
+
+    /// What is paid for as one is several devices, each with a sensor: a card with two, say.
+    #[must_use]
+    pub fn with_devices_per_unit(mut self, devices: u32) -> Self {
+        self.devices_per_unit = devices;
+        self
     }
 
     /// The figures that an hour is computed from, by name.

@@ -332,6 +332,21 @@ fn an_owned_device_by_hand() {
     assert!(error.contains("hint: add `power_w`"), "{error}");
 }
 
+#[test]
+fn a_card_of_two_devices_is_paid_for_once_and_both_its_sensors_count() {
+    let summary = summary();
+    let energy = half_a_kilowatt("chip", "cndev: power", 2);
+    let both = Measured {
+        energy: Some(&energy),
+        ..measured(&summary)
+    };
+    for (devices, watts) in [(1, None), (2, Some(500.0))] {
+        let card = priced(OWNED, 1).with_devices_per_unit(devices);
+        let cost = cost::price(&both, &card).expect("priced");
+        assert_eq!(cost.measured_power_w, watts, "{devices} devices in one");
+    }
+}
+
 /// `$/M tok = $/GPU-h ÷ (tok/s/GPU × 3600 / 1e6)`, as the `InferenceX` calculator has it.
 #[test]
 fn the_inferencex_figure_for_its_own_inputs() {
