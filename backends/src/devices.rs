@@ -21,9 +21,9 @@ pub struct DeviceFacts {
     pub vendor: String,
     /// What one of it is: `gpu`, `npu`, `card`, `socket`.
     pub unit: String,
-    /// How many devices its own interface counts in what is sold as one.
+    /// How many devices its own interface counts in one of it.
     #[serde(default = "one")]
-    pub devices_per_card: u32,
+    pub devices_per_unit: u32,
     /// When the sources were last looked at, as a month: the date of a figure without its own.
     pub checked: String,
     /// Words by which its own interface calls it.

@@ -93,27 +93,34 @@ pub fn resolve(
         return Ok(None);
     };
     match Priced::new(&sheet, device, asked.units.unwrap_or(own_units)) {
-        Ok(priced) => Ok(Some(priced)),
+        Ok(priced) => Ok(Some(with_devices(priced))),
         Err(CostError::NoDevice { .. } | CostError::NoPrice { .. }) if !explicit => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
 /// The price of the devices that were found on this host, by the names their driver gives them:
-/// `units` of them, or as many cards as they are on.
+/// `units` of them, or as many as the devices make up.
 pub fn of_found(sheet: Option<&Path>, units: Option<u32>, names: &[&str]) -> Result<Priced> {
     let sheet = load(sheet.unwrap_or(Path::new("rental")))?;
     let (Some(name), true) = (names.first(), names.windows(2).all(|two| two[0] == two[1])) else {
         bail!("devices of several kinds, or none, are watched: which is to be paid for?");
     };
     let known = devices::recognise(name);
-    let devices_per_card = known.as_ref().map_or(1, |facts| facts.devices_per_card);
-    let units = units.unwrap_or((names.len() as u32).div_ceil(devices_per_card.max(1)));
+    let devices_per_unit = known.as_ref().map_or(1, |facts| facts.devices_per_unit);
+    let units = units.unwrap_or((names.len() as u32).div_ceil(devices_per_unit));
     let ids = [Some((*name).to_owned()), known.map(|facts| facts.id)];
     let mut ids = ids.into_iter().flatten();
     let id = ids.find(|id| sheet.find(id).is_some());
     let priced = Priced::new(&sheet, id.as_deref().unwrap_or(name), units)?;
-    Ok(priced.with_devices_per_unit(devices_per_card))
+    Ok(with_devices(priced))
+}
+
+/// Tells how many devices one of what is paid for is.
+fn with_devices(priced: Priced) -> Priced {
+    let mut known = devices::known().into_iter();
+    let facts = known.find(|facts| facts.id == priced.device.id);
+    priced.with_devices_per_unit(facts.map_or(1, |facts| facts.devices_per_unit))
 }
 
 #[cfg(test)]
@@ -136,7 +143,7 @@ mod tests {
         for (name, found, units) in [
             ("MLU370-X8", 4, 2),
             ("MLU370-X8", 1, 1),
-            ("310P3", 2, 1),
+            ("310P3", 2, 2),
             ("NVIDIA H20", 4, 4),
         ] {
             let priced = of_found(Some(&path), None, &vec![name; found]).expect("it has a price");

@@ -199,12 +199,21 @@ fn is_this_host(base: &str) -> bool {
 
 impl Watch {
     /// Ends it, a little after `until` at the earliest: the last answer may have come before the
-    /// window is over, and the devices go on drawing power; and a counter has to change once more.
+    /// window is over, and the devices go on drawing power; and a counter has to change once more,
+    /// which takes an exporter longer: up to a twentieth of the window is tolerated, so that long is
+    /// waited for it.
     #[must_use]
-    pub async fn finish(self, clock: &Clock, until: Nanos) -> Self {
+    pub async fn finish(self, clock: &Clock, until: Nanos, window: Window) -> Self {
         match self {
             Self::Reading(sampler) => {
-                let after = Nanos(2 * sampler.kind().period_ns());
+                /// No exporter is known to repeat itself for longer.
+                const LONGEST: Nanos = Nanos(30_000_000_000);
+                let least = Nanos(2 * sampler.kind().period_ns());
+                let steps = match sampler.kind() {
+                    Kind::DcgmExporter => Nanos((window.end_ns - window.start_ns) / 20),
+                    _ => Nanos::ZERO,
+                };
+                let after = steps.min(LONGEST).max(least);
                 clock.sleep_until(until.plus(after)).await;
                 Self::Read(Box::new(sampler.finish()))
             }

@@ -150,28 +150,36 @@ struct Part {
 impl Part {
     /// Mean power in a span that the telemetry covers without a gap; a counter counts through gaps.
     fn mean_power(&self, span: Span, period_ns: u64) -> Option<f64> {
+        let curve = &self.curve;
         let is_counter = self.method == COUNTER;
-        let fine = self.curve.covers(span) && (is_counter || !self.curve.has_gap(span, period_ns));
-        fine.then(|| self.curve.between(span) / span.seconds())
+        let fine = curve.covers(span) && (is_counter || !curve.has_gap(span, period_ns));
+        fine.then(|| curve.between(span) / span.seconds())
     }
 
     /// Mean power before the load and how long it was looked at: by the counter where that changes
     /// often enough for so short a time, else by sampled power.
-    fn idle(&self, idle: Span) -> Option<(f64, f64)> {
+    fn idle(&self, idle: Span, period_ns: u64) -> Option<(f64, f64)> {
         /// Less is no baseline.
         const LEAST_S: f64 = 0.5;
-        let mut curves = [Some(&self.curve), self.by_power.as_ref()]
+        let by_curve = Some((&self.curve, self.method == COUNTER));
+        let by_power = self.by_power.as_ref().map(|curve| (curve, false));
+        [by_curve, by_power]
             .into_iter()
-            .flatten();
-        curves.find_map(|curve| {
-            let span = Span {
-                start_ns: idle.start_ns.max(curve.first_ns()),
-                end_ns: idle.end_ns,
-            };
-            let long = span.seconds() >= LEAST_S;
-            let fine = long && curve.covers(span) && curve.resolves_idle(span);
-            fine.then(|| (curve.between(span) / span.seconds(), span.seconds()))
-        })
+            .flatten()
+            .find_map(|(curve, is_counter)| {
+                let span = Span {
+                    start_ns: idle.start_ns.max(curve.first_ns()),
+                    end_ns: idle.end_ns,
+                };
+                let fine = span.seconds() >= LEAST_S
+                    && curve.covers(span)
+                    && if is_counter {
+                        curve.resolves_idle(span)
+                    } else {
+                        !curve.has_gap(span, period_ns)
+                    };
+                fine.then(|| (curve.between(span) / span.seconds(), span.seconds()))
+            })
     }
 }
 
@@ -313,9 +321,12 @@ fn mean_power(parts: &[Part], span: Span, period_ns: u64) -> Option<f64> {
 }
 
 fn idle(telemetry: &Telemetry, parts: &[Part], energy: &mut Energy) {
-    let found: Option<Vec<(f64, f64)>> = telemetry
-        .idle
-        .and_then(|idle| parts.iter().map(|part| part.idle(idle)).collect());
+    let found: Option<Vec<(f64, f64)>> = telemetry.idle.and_then(|idle| {
+        let parts = parts.iter();
+        parts
+            .map(|part| part.idle(idle, telemetry.period_ns))
+            .collect()
+    });
     let watts = found
         .as_ref()
         .map(|found| found.iter().map(|(watts, _)| watts).sum());

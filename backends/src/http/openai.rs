@@ -35,10 +35,12 @@ pub(super) fn request_body(
         ignore_eos: Some(true).filter(|_| request.ignore_eos && stack.knows_ignore_eos()),
     };
     let least = stack.min_tokens_field().filter(|_| request.ignore_eos);
+    let plain = serde_json::to_vec(&body).expect("a body is plain data");
     if least.is_none() && extra.is_empty() {
-        return serde_json::to_vec(&body).expect("a body is plain data");
+        return plain;
     }
-    let mut value = serde_json::to_value(body).expect("a body is plain data");
+    // From its text, in which 0.7 is 0.7 whatever the width of the number.
+    let mut value: Value = serde_json::from_slice(&plain).expect("it was just written");
     if let Value::Object(fields) = &mut value {
         fields.extend(least.map(|name| (name.to_owned(), request.max_tokens.into())));
         fields.extend(extra.clone());
@@ -247,6 +249,14 @@ mod tests {
             let body = request_body(&request(false), "m", stack, &Map::new());
             let body = String::from_utf8_lossy(&body);
             assert!(!body.contains("ignore_eos") && !body.contains("min_new_tokens"));
+        }
+        let mut warm = request(false);
+        warm.sampling.temperature = 0.7;
+        let other = Map::from_iter([("user".to_owned(), Value::from("u"))]);
+        for extra in [Map::new(), other] {
+            let body = request_body(&warm, "m", Stack::OpenAi, &extra);
+            let body = String::from_utf8_lossy(&body);
+            assert!(body.contains("\"temperature\":0.7,"), "{body}");
         }
         let extra = Map::from_iter([("ignore_eos".to_owned(), Value::Bool(true))]);
         let body = request_body(&request(false), "m", Stack::Tgi, &extra);

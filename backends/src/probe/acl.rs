@@ -4,16 +4,42 @@
 //! DCMI's name is shorter on some chips, and `npu-smi` prints the short one only. Invariant: only
 //! what reads a table is called; no device is opened, and a host without the toolkit has no name.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::Places;
 use super::ffi::Foreign;
+use super::{Places, within};
+
+/// A name is not worth waiting longer for.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// The newer library first; the older is still shipped.
 const NAMES: [&str; 2] = ["libacl_rt.so", "libascendcl.so"];
 
-/// The name, where the toolkit is there and knows it.
-pub(super) fn soc_name(places: &Places) -> Option<String> {
+/// The toolkit's name of this host's chips, looked up once at most.
+pub(super) struct Toolkit<'a> {
+    places: &'a Places,
+    soc: OnceCell<Option<String>>,
+}
+
+impl<'a> Toolkit<'a> {
+    pub(super) fn new(places: &'a Places) -> Self {
+        let soc = OnceCell::new();
+        Self { places, soc }
+    }
+
+    /// The name, where the toolkit is there and knows it.
+    pub(super) fn soc(&self) -> Option<String> {
+        let look = || {
+            let places = self.places.clone();
+            within(LIMIT, move || soc_name(&places)).flatten()
+        };
+        self.soc.get_or_init(look).clone()
+    }
+}
+
+fn soc_name(places: &Places) -> Option<String> {
     let toolkits = places.ascend_toolkits().into_iter();
     let folders = toolkits.map(|toolkit| toolkit.join("lib64"));
     let found = folders.flat_map(|folder| NAMES.map(|name| folder.join(name)));

@@ -11,10 +11,11 @@ mod v2;
 
 use std::path::Path;
 
+use super::acl::Toolkit;
 use super::ffi::{Arguments, Fault, Foreign};
 use super::{
     Kind, OpenError, Places, Probe, Quantity, Readings, SampleError, Scope, Selection, Unit,
-    UnitSample, Vendor, Wanted, acl, share_power,
+    UnitSample, Vendor, Wanted, share_power,
 };
 use crate::clock::monotonic_now_ns;
 
@@ -67,9 +68,9 @@ impl DcmiProbe {
             Err(fault) => return Err(broken(fault)),
         };
         let mut chosen = selection.choose(all, |(unit, _, _)| unit.index, &place)?;
-        let versions = versions(&library, places);
+        let (versions, toolkit) = (versions(&library, places), Toolkit::new(places));
         for (unit, _, _) in &mut chosen {
-            unit.facts.extend(soc_of(&unit.name, places));
+            unit.facts.extend(soc_of(&unit.name, &toolkit));
             unit.facts.extend(versions.iter().cloned());
         }
         let shared: Vec<Option<i32>> = chosen
@@ -340,12 +341,12 @@ fn unit_of(library: &Foreign, chip: Chip, ordinal: u32) -> Unit {
 
 /// The chip's name as a system, from its own name where that tells it (`910B3`), else from the
 /// toolkit.
-pub(super) fn soc_of(name: &str, places: &Places) -> Option<(&'static str, String)> {
+pub(super) fn soc_of(name: &str, toolkit: &Toolkit<'_>) -> Option<(&'static str, String)> {
     let is_whole = name.starts_with(|c: char| c.is_ascii_digit());
     let soc = if is_whole {
         Some(format!("Ascend{name}"))
     } else {
-        acl::soc_name(places)
+        toolkit.soc()
     };
     soc.map(|soc| ("soc", soc))
 }

@@ -5,8 +5,8 @@
 
 use super::pci::{self, PciDevice};
 use super::{
-    Kind, OPEN_LIMIT, OpenError, Places, Quantity, Readings, Selection, Unit, Vendor, Wanted, hung,
-    open_here, within,
+    Kind, OpenError, Places, Quantity, Readings, Selection, Unit, Vendor, Wanted, guarded,
+    open_here,
 };
 
 /// A device and what it says at present.
@@ -87,12 +87,12 @@ pub fn discover(places: &Places) -> Discovery {
 
 fn look(kind: Kind, places: &Places, devices: &mut Vec<Found>) -> Outcome {
     let places = places.clone();
-    let looked = within(OPEN_LIMIT, move || {
+    let looked = guarded(kind, move || {
         let mut probe = open_here(kind, &Selection::All, &places)?;
         let units = probe.units().to_vec();
         Ok((units, probe.sample(Wanted::Everything)))
     });
-    let (units, samples) = match looked.unwrap_or_else(|| Err(hung(kind))) {
+    let (units, samples) = match looked {
         Ok(found) => found,
         Err(OpenError::Absent { looked }) => return Outcome::Absent(looked),
         Err(error) => return Outcome::Broken(error.to_string()),

@@ -314,15 +314,28 @@ impl Selection {
 /// its devices up.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
 
-/// Opens a probe on this host. One that hangs is given up, and its thread left behind.
+/// Opens a probe on this host. A library that hangs is given up, and its thread left behind.
 pub fn open(
     kind: Kind,
     selection: &Selection,
     places: &Places,
 ) -> Result<Box<dyn Probe>, OpenError> {
     let (selection, places) = (selection.clone(), places.clone());
-    let opened = within(OPEN_LIMIT, move || open_here(kind, &selection, &places));
-    opened.unwrap_or_else(|| Err(hung(kind)))
+    guarded(kind, move || open_here(kind, &selection, &places))
+}
+
+/// What `work` with an interface gives. Commands, exporters and files have limits of their own for
+/// each call; a library is given up when it hangs.
+fn guarded<T: Send + 'static>(
+    kind: Kind,
+    work: impl FnOnce() -> Result<T, OpenError> + Send + 'static,
+) -> Result<T, OpenError> {
+    match kind {
+        Kind::Nvml | Kind::Dcmi | Kind::Cndev => {
+            within(OPEN_LIMIT, work).unwrap_or_else(|| Err(hung(kind)))
+        }
+        _ => work(),
+    }
 }
 
 /// What `work` gives, unless it takes longer than `limit`.

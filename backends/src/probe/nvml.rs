@@ -33,22 +33,13 @@ impl NvmlProbe {
         let count = library.device_count().map_err(broken)?;
         let driver = library.sys_driver_version().ok();
         let chosen = selection.choose((0..count).collect(), |index| *index, &place)?;
-        let mut first_lost = None;
-        let units = chosen.into_iter().filter_map(|index| {
-            let device = library.device_by_index(index);
-            let device = device.map_err(|error| first_lost.get_or_insert(error));
-            Some(unit_of(index, &device.ok()?, driver.as_ref()))
-        });
-        let units: Vec<Unit> = units.collect();
-        // One that is lost need not keep the others from being watched, unless it was named.
-        match first_lost {
-            Some(error) if units.is_empty() || *selection != Selection::All => Err(broken(error)),
-            Some(error) => {
-                tracing::warn!(%error, place, "a GPU cannot be asked, and is left out");
-                Ok(Self { library, units })
-            }
-            None => Ok(Self { library, units }),
-        }
+        let unit = |index| match library.device_by_index(index) {
+            Ok(device) => unit_of(index, &device, driver.as_ref()),
+            // One that is lost has no values, and keeps no other from being watched.
+            Err(_) => nameless(index),
+        };
+        let units = chosen.into_iter().map(unit).collect();
+        Ok(Self { library, units })
     }
 }
 
@@ -65,14 +56,24 @@ fn unit_of(index: u32, device: &Device<'_>, driver: Option<&String>) -> Unit {
     let mut facts = Vec::new();
     facts.extend(driver.map(|driver| ("driver", driver.clone())));
     facts.extend(device.pci_info().ok().map(|pci| ("pci", pci.bus_id)));
+    let unit = nameless(index);
+    Unit {
+        name: device.name().unwrap_or(unit.name),
+        id: device.uuid().ok(),
+        facts,
+        ..unit
+    }
+}
+
+fn nameless(index: u32) -> Unit {
     Unit {
         vendor: Vendor::Nvidia,
         index,
-        name: device.name().unwrap_or_else(|_| "NVIDIA GPU".to_owned()),
-        id: device.uuid().ok(),
+        name: "NVIDIA GPU".to_owned(),
+        id: None,
         scope: Scope::Chip,
         power_at: None,
-        facts,
+        facts: Vec::new(),
     }
 }
 

@@ -428,15 +428,15 @@ fn a_gpu_that_is_lost_does_not_take_the_others_along() {
     let Some(fake) = Fake::build("nvml", "count=3\nlost=1\nconstant_w=115\n") else {
         return;
     };
-    let indexes: Vec<u32> = opened(Kind::Nvml, &fake)
-        .units()
+    let mut probe = opened(Kind::Nvml, &fake);
+    let samples = probe.sample(Wanted::Power).expect("two answer");
+    let power: Vec<_> = samples
         .iter()
-        .map(|unit| unit.index)
+        .map(|one| one.readings.get(Quantity::Power))
         .collect();
-    assert_eq!(indexes, [0, 2]);
-    // One that was named has to be there.
-    let error = refused(Kind::Nvml, &fake, &Selection::Indexes(vec![1])).to_string();
-    assert!(error.contains("lost") || error.contains("bus"), "{error}");
+    assert_eq!(power, [Some(115.0), None, Some(115.0)]);
+    let why = reason(&samples[1].readings, Quantity::Power);
+    assert!(why.contains("lost") || why.contains("bus"), "{why}");
     let Some(fake) = Fake::build("nvml", "count=2\nlost=1\nlost_after=1\nconstant_w=115\n") else {
         return;
     };

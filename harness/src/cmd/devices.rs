@@ -197,9 +197,9 @@ fn known(devices: &[Found]) -> String {
         let _ = writeln!(
             text,
             "  {id}{}: BF16 {}, memory {} at {}, TDP {}",
-            match (facts.unit.as_str(), facts.devices_per_card) {
-                ("card", many @ 2..) => format!(" (the card of {many} devices)"),
-                _ => String::new(),
+            match facts.devices_per_unit {
+                1 => String::new(),
+                many => format!(" (a {} of {many} devices)", facts.unit),
             },
             figure("bf16_tflops"),
             figure("memory_gb"),
@@ -406,7 +406,7 @@ fn facts_json(device: &DeviceFacts) -> serde_json::Value {
         "name": device.name,
         "vendor": device.vendor,
         "unit": device.unit,
-        "devices_per_card": device.devices_per_card,
+        "devices_per_unit": device.devices_per_unit,
         "checked": device.checked,
         "facts": facts.collect::<Map<_, _>>(),
         "notes": device.notes,

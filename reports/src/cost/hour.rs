@@ -96,8 +96,11 @@ impl MeasuredPower {
                 let counted = counted.filter(|device| device.joules.is_some()).count();
                 // Two chips may share a sensor, so a card may be one or two of what is paid for.
                 let units = priced.units as usize;
-                let in_units = units * priced.devices_per_unit as usize;
-                if ![all, counted].contains(&units) && all != in_units {
+                let is_theirs = match priced.devices_per_unit as usize {
+                    1 => [all, counted].contains(&units),
+                    many => all == units * many,
+                };
+                if !is_theirs {
                     return Err(format!(
                         "the power of {all} devices was measured, and {} paid for: name those that \
                          serve (`--probe nvml:0,1`) or how many are paid for (`--price-units`)",

@@ -203,7 +203,12 @@ impl Curve {
 
     /// Is a part of `span` further from any point than samples of this period are?
     pub(super) fn has_gap(&self, span: Span, period_ns: u64) -> bool {
-        let instants: Vec<u64> = self.0.iter().map(|(at, _)| *at).collect();
+        let from = self.0.partition_point(|(at, _)| *at < span.start_ns);
+        let to = self.0.partition_point(|(at, _)| *at < span.end_ns);
+        let around = self
+            .0
+            .get(from.saturating_sub(1)..(to + 1).min(self.0.len()));
+        let instants: Vec<u64> = around.into_iter().flatten().map(|(at, _)| *at).collect();
         !gaps(&instants, span, period_ns).is_empty()
     }
 

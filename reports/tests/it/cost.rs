@@ -340,7 +340,7 @@ fn a_card_of_two_devices_is_paid_for_once_and_both_its_sensors_count() {
         energy: Some(&energy),
         ..measured(&summary)
     };
-    for (devices, watts) in [(1, None), (2, Some(500.0))] {
+    for (devices, watts) in [(1, None), (2, Some(500.0)), (4, None)] {
         let card = priced(OWNED, 1).with_devices_per_unit(devices);
         let cost = cost::price(&both, &card).expect("priced");
         assert_eq!(cost.measured_power_w, watts, "{devices} devices in one");

@@ -231,6 +231,21 @@ fn a_counter_that_is_repeated_is_read_where_it_changes() {
 }
 
 #[test]
+fn a_look_a_second_is_enough_for_an_idle_power() {
+    let mut device = track(
+        "0",
+        samples(|at| Some(if at < 9.0 { 90.0 } else { 300.0 }), none),
+    );
+    device.samples = device.samples.into_iter().step_by(10).collect();
+    let mut slow = telemetry(vec![device]);
+    slow.period_ns = SECOND;
+    let summary = synthetic::report(Story::Steady, "ref-135m").summary;
+    let energy = energy::energy(&slow, &summary);
+    near(energy.idle_power_w, 90.0, 1e-9);
+    near(energy.joules, 36_000.0, 0.005);
+}
+
+#[test]
 fn seconds_without_telemetry_have_no_power_in_the_series() {
     let series = |track: Track| -> Vec<Option<f64>> {
         let mut series: Vec<SecondPoint> = (0..140)

@@ -11,6 +11,7 @@ mod nvidia_smi;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::acl::Toolkit;
 use super::{
     Kind, OpenError, Places, Probe, Quantity, Readings, SampleError, Scope, Selection, Unit,
     UnitSample, Vendor, Wanted, share_power,
@@ -65,6 +66,8 @@ impl SmiProbe {
             card_power(&program, card).is_ok().then_some(card)
         });
         let card_power = card_power.collect();
+        let toolkit = Toolkit::new(places);
+        let cann = dcmi::cann_version(places).map(|version| ("cann", version));
         let unit = |row: Row| Unit {
             vendor: vendor(kind),
             index: row.index,
@@ -72,7 +75,10 @@ impl SmiProbe {
             scope: Scope::Chip,
             power_at: None,
             facts: match kind {
-                Kind::NpuSmi => ascend_facts(&row.name, places),
+                Kind::NpuSmi => {
+                    let soc = dcmi::soc_of(&row.name, &toolkit);
+                    soc.into_iter().chain(cann.clone()).collect()
+                }
                 _ => Vec::new(),
             },
             name: row.name,
@@ -86,11 +92,6 @@ impl SmiProbe {
             card_power,
         })
     }
-}
-
-fn ascend_facts(name: &str, places: &Places) -> Vec<(&'static str, String)> {
-    let cann = dcmi::cann_version(places).map(|version| ("cann", version));
-    dcmi::soc_of(name, places).into_iter().chain(cann).collect()
 }
 
 fn vendor(kind: Kind) -> Vendor {

@@ -123,7 +123,7 @@ pub(super) async fn measure(
     let (ended, interrupted, cpu_cores_used) = drive(driven, load, &recorder).await;
     let scraped = scraper.map(Scraper::finish);
     let watch = watch
-        .finish(clock, start.plus(ended.load_end.unwrap_or(end)))
+        .finish(clock, start.plus(ended.load_end.unwrap_or(end)), window)
         .await;
     let device_time = steps.device_time(&backend, window.seconds());
     let mut recorded = recorder.finish();
