@@ -93,7 +93,12 @@ pub fn resolve(
         return Ok(None);
     };
     match Priced::new(&sheet, device, asked.units.unwrap_or(own_units)) {
-        Ok(priced) => Ok(Some(with_devices(priced))),
+        Ok(priced) => {
+            let mut known = devices::known().into_iter();
+            let facts = known.find(|facts| facts.id == priced.device.id);
+            let devices = facts.map_or(1, |facts| facts.devices_per_unit);
+            Ok(Some(priced.with_devices_per_unit(devices)))
+        }
         Err(CostError::NoDevice { .. } | CostError::NoPrice { .. }) if !explicit => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -113,14 +118,7 @@ pub fn of_found(sheet: Option<&Path>, units: Option<u32>, names: &[&str]) -> Res
     let mut ids = ids.into_iter().flatten();
     let id = ids.find(|id| sheet.find(id).is_some());
     let priced = Priced::new(&sheet, id.as_deref().unwrap_or(name), units)?;
-    Ok(with_devices(priced))
-}
-
-/// Tells how many devices one of what is paid for is.
-fn with_devices(priced: Priced) -> Priced {
-    let mut known = devices::known().into_iter();
-    let facts = known.find(|facts| facts.id == priced.device.id);
-    priced.with_devices_per_unit(facts.map_or(1, |facts| facts.devices_per_unit))
+    Ok(priced.with_devices_per_unit(devices_per_unit))
 }
 
 #[cfg(test)]

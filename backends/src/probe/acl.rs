@@ -40,13 +40,12 @@ impl<'a> Toolkit<'a> {
 }
 
 fn soc_name(places: &Places) -> Option<String> {
-    let toolkits = places.ascend_toolkits().into_iter();
-    let folders = toolkits.map(|toolkit| toolkit.join("lib64"));
-    let found = folders.flat_map(|folder| NAMES.map(|name| folder.join(name)));
-    let mut found: Vec<PathBuf> = found.filter(|path| path.is_file()).collect();
-    if let Some(named) = places.acl() {
-        found = vec![named];
-    }
+    let in_toolkits = || {
+        let folders = places.ascend_toolkits().into_iter();
+        let paths = folders.flat_map(|folder| NAMES.map(|name| folder.join("lib64").join(name)));
+        paths.filter(|path| path.is_file()).collect()
+    };
+    let found: Vec<PathBuf> = places.acl().map_or_else(in_toolkits, |named| vec![named]);
     found.iter().find_map(|path| {
         let library = Foreign::load(path);
         let library = library.map_err(|reason| {

@@ -65,19 +65,12 @@ impl Probe for CndevProbe {
 
     fn sample(&mut self, wanted: Wanted) -> Result<Vec<UnitSample>, SampleError> {
         let sample = |handle: &Result<i32, String>| {
-            let mut readings = Readings::default();
-            let before = monotonic_now_ns();
             let handle = match handle {
                 Ok(handle) => *handle,
-                Err(why) => {
-                    readings.unavailable(Quantity::Power, why.clone());
-                    readings.unavailable(Quantity::Energy, why.clone());
-                    return UnitSample {
-                        at_ns: before,
-                        readings,
-                    };
-                }
+                Err(why) => return UnitSample::missing(why),
             };
+            let mut readings = Readings::default();
+            let before = monotonic_now_ns();
             let (name, watts) = power(&self.library, handle);
             let energy = energy(&self.library, handle);
             let at_ns = u64::midpoint(before, monotonic_now_ns());

@@ -36,6 +36,8 @@ pub use places::Places;
 pub use sampler::{Sampled, Sampler, Telemetry, Watched};
 pub use value::{Quantity, Readings, Value};
 
+use crate::clock::monotonic_now_ns;
+
 /// Who makes a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Vendor {
@@ -211,6 +213,19 @@ pub struct UnitSample {
     pub at_ns: u64,
     /// What was read.
     pub readings: Readings,
+}
+
+impl UnitSample {
+    /// Of a device that cannot be asked.
+    fn missing(why: &str) -> Self {
+        let mut readings = Readings::default();
+        readings.unavailable(Quantity::Power, why);
+        readings.unavailable(Quantity::Energy, why);
+        Self {
+            at_ns: monotonic_now_ns(),
+            readings,
+        }
+    }
 }
 
 /// A way to the telemetry of some devices.

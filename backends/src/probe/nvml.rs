@@ -99,19 +99,8 @@ impl Probe for NvmlProbe {
         }
         Ok(samples
             .into_iter()
-            .map(|one| one.unwrap_or_else(lost))
+            .map(|one| one.unwrap_or_else(|why| UnitSample::missing(&why)))
             .collect())
-    }
-}
-
-/// What a GPU says that cannot be asked any more.
-fn lost(error: String) -> UnitSample {
-    let mut readings = Readings::default();
-    readings.unavailable(Quantity::Energy, error.clone());
-    readings.unavailable(Quantity::Power, error);
-    UnitSample {
-        at_ns: monotonic_now_ns(),
-        readings,
     }
 }
 

@@ -176,7 +176,7 @@ fn outcome_of(cause: FailureCause) -> Outcome {
 mod tests {
     use super::super::{begin, new_record};
     use super::*;
-    use crate::workload::schedule::SessionMaker;
+    use crate::workload::schedule::{Session, SessionMaker};
     use backends::PromptForm;
     use proptest::prelude::*;
 
@@ -242,6 +242,16 @@ mod tests {
         ),
     ];
 
+    /// A question of 64 tokens, and whose tokens.
+    fn asked() -> (Arc<ChatTokenizer>, Session) {
+        let source = models::ModelSource::parse("ref-tiny").expect("built in");
+        let tokenizer = models::load_tokenizer(&source).expect("made in memory").1;
+        let workload = crate::workload::spec::load("random:64/10").expect("a shape");
+        let maker = SessionMaker::new(workload, 1, Arc::clone(&tokenizer)).expect("it renders");
+        let session = maker.make_closed(0);
+        (tokenizer, session)
+    }
+
     fn golden_record(body: &[u8], instants_ms: &[u64]) -> RequestRecord {
         let text = std::str::from_utf8(body).expect("the corpus is UTF-8");
         let end = if text.contains("\r\n") {
@@ -258,11 +268,7 @@ mod tests {
             reader.read(Nanos(ms * 1_000_000), event.as_bytes(), &mut seen);
         }
         reader.close(Nanos(192_000_000), None, &mut seen);
-        let source = models::ModelSource::parse("ref-tiny").expect("built in");
-        let tokenizer = models::load_tokenizer(&source).expect("made in memory").1;
-        let workload = crate::workload::spec::load("random:64/10").expect("a shape");
-        let maker = SessionMaker::new(workload, 1, Arc::clone(&tokenizer)).expect("it renders");
-        let session = maker.make_closed(0);
+        let (tokenizer, session) = asked();
         let record = new_record(0, &session, &session.turns[0], Nanos::ZERO);
         let mut answer = Answer::new(record, None);
         answer.record.sent_ns = Some(0);
@@ -301,11 +307,7 @@ mod tests {
 
     #[test]
     fn a_prompt_that_the_server_does_not_count_is_counted_in_the_end() {
-        let source = models::ModelSource::parse("ref-tiny").expect("built in");
-        let tokenizer = models::load_tokenizer(&source).expect("made in memory").1;
-        let workload = crate::workload::spec::load("random:64/10").expect("a shape");
-        let maker = SessionMaker::new(workload, 1, Arc::clone(&tokenizer)).expect("it renders");
-        let session = maker.make_closed(0);
+        let (tokenizer, session) = asked();
         let turn = &session.turns[0];
         let prompt = begin(&tokenizer, &session)
             .prompt(0, "", &turn.user, PromptForm::Messages)
