@@ -50,19 +50,12 @@ impl ProductBench {
             .and_then(|tensor| QTensor::quantize(&tensor, dtype))
             .expect("the shape suits the format");
         let format = Format::of(dtype);
-        let bytes = Matrix::bytes(format, rows, columns);
+        let bytes = Matrix::most_bytes(format, rows, columns);
         let mut memory = Memory::for_spans([bytes]).expect("memory");
-        let span = memory.take(bytes);
-        Matrix::pack(&[tensor], format, false, memory.bytes_mut(span)).expect("it was quantised");
+        let matrix = Matrix::pack(&[tensor], format, false, &mut memory);
         Self {
             cpu: Cpu::new(options),
-            matrix: Matrix {
-                format,
-                rows,
-                columns,
-                panels: rows.div_ceil(16),
-                span,
-            },
+            matrix: matrix.expect("it was quantised"),
             memory,
             input: wave(batch * columns),
             out: vec![0.0; batch * rows],

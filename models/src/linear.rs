@@ -1,8 +1,8 @@
 //! The matrices of a layer, packed into the memory of the model.
 //!
 //! Matrices that read the same input are stacked into one where their formats agree: the threads
-//! then meet once. **Invariant.** Weights are in memory once, packed; sizes are planned before
-//! the first tensor is read.
+//! then meet once. **Invariant.** Weights are in memory once, packed; the most they can need is
+//! planned before the first tensor is read.
 
 use crate::config::TensorSpec;
 use crate::cpu::Tally;
@@ -29,8 +29,9 @@ struct PlannedPart<'a> {
 }
 
 impl PlannedPart<'_> {
-    fn matrix_bytes(&self) -> usize {
-        let bytes = |spec: &&TensorSpec| Matrix::bytes(self.format, spec.shape[0], spec.shape[1]);
+    fn most_bytes(&self) -> usize {
+        let bytes =
+            |spec: &&TensorSpec| Matrix::most_bytes(self.format, spec.shape[0], spec.shape[1]);
         self.specs.iter().map(bytes).sum()
     }
 }
@@ -73,9 +74,9 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The memory it needs, one span each.
+    /// The memory it needs at most, one span each.
     pub(crate) fn spans(&self) -> impl Iterator<Item = usize> {
-        self.parts.iter().map(PlannedPart::matrix_bytes)
+        self.parts.iter().map(PlannedPart::most_bytes)
     }
 
     /// Reads the tensors, in their order, and packs them.
@@ -91,25 +92,8 @@ impl<'a> Plan<'a> {
                 .iter()
                 .map(|spec| read(spec))
                 .collect::<Result<_, E>>()?;
-            let span = memory.take(part.matrix_bytes());
-            Matrix::pack(
-                &tensors,
-                part.format,
-                self.interleave,
-                memory.bytes_mut(span),
-            )
-            .map_err(BuildError::Tensor)?;
-            parts.push(Matrix {
-                format: part.format,
-                rows: part.specs.iter().map(|spec| spec.shape[0]).sum(),
-                columns: part.specs[0].shape[1],
-                panels: part
-                    .specs
-                    .iter()
-                    .map(|spec| spec.shape[0].div_ceil(ROWS))
-                    .sum(),
-                span,
-            });
+            let matrix = Matrix::pack(&tensors, part.format, self.interleave, memory);
+            parts.push(matrix.map_err(BuildError::Tensor)?);
         }
         Ok(Linear {
             parts,
@@ -208,7 +192,7 @@ impl Linear {
         let mut work = Tally::default();
         for matrix in &self.parts {
             let operations = (2 * rows * matrix.rows * matrix.columns) as u64;
-            work.bytes += Matrix::bytes(matrix.format, matrix.rows, matrix.columns) as u64;
+            work.bytes += matrix.span.bytes() as u64;
             if matrix.format.is_integer() {
                 work.integer_operations += operations;
             } else {

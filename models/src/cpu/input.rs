@@ -45,7 +45,9 @@ impl Forms {
         for format in formats {
             match format {
                 Format::Bf16 if level.has_bf16() => forms.halves = true,
-                Format::F16 | Format::F32 | Format::Bf16 => forms.floats = true,
+                Format::F16 | Format::F32 | Format::Bf16 | Format::Bf16Wide => {
+                    forms.floats = true;
+                }
                 _ => forms.integers = true,
             }
         }
@@ -112,6 +114,21 @@ impl Input {
     /// Rows taken last.
     pub(crate) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// One column of the tile of `W` rows that begins at `row`, single precision.
+    #[inline]
+    pub(super) fn column<const W: usize>(&self, row: usize, column: usize) -> [f32; W] {
+        let tile = &self.floats[row * self.columns..];
+        tile.as_chunks().0[column]
+    }
+
+    /// The same where activations are rounded to bf16.
+    #[inline]
+    pub(super) fn rounded_column<const W: usize>(&self, row: usize, column: usize) -> [f32; W] {
+        let tile = &self.halves[row * self.columns.div_ceil(2)..];
+        let pairs: [u32; W] = tile.as_chunks().0[column / 2];
+        pairs.map(|pair| f32::from_bits(pair >> (16 * (column % 2)) << 16))
     }
 
     /// Takes rows of `columns` values as they are.

@@ -18,7 +18,14 @@ pub(crate) struct Span {
     length: usize,
 }
 
-/// A mapping that is handed out from front to back.
+impl Span {
+    /// How long it is.
+    pub(crate) fn bytes(self) -> usize {
+        self.length
+    }
+}
+
+/// A mapping that is handed out from front to back; what nobody takes stays address space.
 pub(crate) struct Memory {
     map: MmapMut,
     used: usize,

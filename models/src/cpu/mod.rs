@@ -4,7 +4,8 @@
 //! - [`simd`](Level): vectors of one processor behind one trait, chosen at run time. With
 //!   `pool`, `memory` and a few lines that give threads their part of a buffer, all the unsafe
 //!   code of the crate.
-//! - `pack`: weights as panels of 16 rows; `input`: activations as tiles of up to 12 rows.
+//! - `pack`: weights as panels of 16 rows, `short`: bf16 weights in 12 bits; `input`: activations
+//!   as tiles of up to 12 rows.
 //! - `product`: panel times tile; `attention`: tiles of queries over the paged cache; `vector`:
 //!   the elementwise rest.
 //! - `profile`: where the time of a step goes. `probe`: what the machine can do at most.
@@ -20,6 +21,7 @@ pub(crate) mod pool;
 mod probe;
 pub(crate) mod product;
 mod profile;
+mod short;
 pub(crate) mod simd;
 pub(crate) mod vector;
 

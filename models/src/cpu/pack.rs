@@ -2,15 +2,19 @@
 //!
 //! Packing reorders the codes of a GGUF tensor and keeps their values: a block of any of the
 //! integer formats becomes codes of 4, 5, 6 or 8 bits with one scale for each 32 or 16 of them
-//! and, in some formats, a minimum. **Invariant.** A weight keeps its value exactly, except in
-//! the K formats: those multiply two scales, and the product is rounded to half precision.
+//! and, in some formats, a minimum; numbers that are bf16, whatever they are written in, take 12
+//! bits (`short`). **Invariant.** A weight keeps its value exactly, except in the K formats:
+//! those multiply two scales, and the product is rounded to half precision.
 //!
 //! Formats: block layouts as defined by ggml (`ggml-common.h`, `ggml-quants.c`).
 
-use super::memory::Span;
+use super::memory::{Memory, Span};
+use super::short;
 use super::simd::{ROWS, Simd};
 use candle_core::quantized::{GgmlDType, QTensor};
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// Columns of a block.
 pub(crate) const BLOCK: usize = 32;
@@ -47,14 +51,17 @@ pub(crate) enum Format {
     Int8,
     /// Half precision, one row of 16 per column.
     F16,
-    /// bf16, one row of 16 pairs per two columns.
+    /// bf16 in 12 bits; activations are rounded to bf16 where the processor multiplies them.
     Bf16,
+    /// The same, of a file in half or single precision: activations are not rounded.
+    Bf16Wide,
     /// Single precision, one row of 16 per column.
     F32,
 }
 
 impl Format {
-    /// The layout for a tensor's format; those without one of their own are expanded to f32.
+    /// The layout for a tensor's format; those without one of their own are expanded to f32. What
+    /// floating-point numbers are packed as is known when they are ([`Matrix::pack`]).
     pub(crate) fn of(dtype: GgmlDType) -> Self {
         match dtype {
             GgmlDType::Q4_0 => Self::Int4,
@@ -71,7 +78,7 @@ impl Format {
 
     /// Whether activations are quantised for it.
     pub(crate) fn is_integer(self) -> bool {
-        !matches!(self, Self::F16 | Self::Bf16 | Self::F32)
+        !matches!(self, Self::F16 | Self::Bf16 | Self::Bf16Wide | Self::F32)
     }
 
     /// Bytes of one panel of `columns` columns.
@@ -85,7 +92,7 @@ impl Format {
             Self::Int6 => blocks * size_of::<Block<6, 2, 0>>(),
             Self::Int8 => blocks * size_of::<Block<8, 1, 0>>(),
             Self::F16 => columns * ROWS * 2,
-            Self::Bf16 => columns.div_ceil(2) * ROWS * 4,
+            Self::Bf16 | Self::Bf16Wide => short::panel_bytes(columns),
             Self::F32 => columns * ROWS * 4,
         }
     }
@@ -103,44 +110,84 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    /// Bytes a matrix takes when packed.
-    pub(crate) fn bytes(format: Format, rows: usize, columns: usize) -> usize {
+    /// Bytes a matrix takes at most when it is packed, by the format of its tensors.
+    pub(crate) fn most_bytes(format: Format, rows: usize, columns: usize) -> usize {
+        let format = match format {
+            Format::Bf16 => Format::F32,
+            other => other,
+        };
         rows.div_ceil(ROWS) * format.panel_bytes(columns)
     }
 
-    /// Packs `tensors`, which follow each other row by row, into `target`.
+    /// Packs `tensors`, which follow each other row by row, into the next bytes of `memory`.
     ///
     /// With `interleave` the panels of the tensors (all of one shape) alternate.
     pub(crate) fn pack(
         tensors: &[QTensor],
         format: Format,
         interleave: bool,
-        target: &mut [u8],
-    ) -> candle_core::Result<()> {
+        memory: &mut Memory,
+    ) -> candle_core::Result<Self> {
+        let mut rows = 0;
+        let mut panels = Vec::new();
+        let mut sources = Vec::new();
         let (_, columns) = tensors[0].shape().dims2()?;
-        let panel_bytes = format.panel_bytes(columns);
-        let mut first_panel = 0;
         for (index, tensor) in tensors.iter().enumerate() {
-            let (rows, _) = tensor.shape().dims2()?;
-            let source = Source::new(tensor, format)?;
-            let panels = rows.div_ceil(ROWS);
-            for panel in 0..panels {
-                let at = if interleave {
-                    panel * tensors.len() + index
-                } else {
-                    first_panel + panel
-                };
-                let target = &mut target[at * panel_bytes..(at + 1) * panel_bytes];
-                let rows = panel * ROWS..rows.min((panel + 1) * ROWS);
-                source.panel(rows, columns, format, target);
-            }
-            first_panel += panels;
+            let (more, _) = tensor.shape().dims2()?;
+            rows += more;
+            sources.push(Source::new(tensor, format)?);
+            panels.extend((0..more).step_by(ROWS).map(|first| Panel {
+                source: index,
+                rows: first..more.min(first + ROWS),
+            }));
         }
-        Ok(())
+        if interleave {
+            panels.sort_by_key(|panel| panel.rows.start);
+        }
+        let value = |panel: usize, row: usize, column: usize| {
+            let Panel { source, rows } = &panels[panel];
+            let row = rows.start + row;
+            if row < rows.end {
+                sources[*source].brain(row * columns + column)
+            } else {
+                Some(0)
+            }
+        };
+        let short = short::Plan::new(panels.len(), columns, value);
+        let format = match (format, &short) {
+            (Format::F16 | Format::F32, Some(_)) => Format::Bf16Wide,
+            (Format::Bf16, None) => Format::F32,
+            (format, _) => format,
+        };
+        let panel_bytes = format.panel_bytes(columns);
+        let bytes = short
+            .as_ref()
+            .map_or(panels.len() * panel_bytes, short::Plan::bytes);
+        let span = memory.take(bytes);
+        let target = memory.bytes_mut(span);
+        if let Some(short) = short {
+            let value = |panel, row, column| value(panel, row, column).unwrap_or_default();
+            short.pack(value, target);
+        } else {
+            for (panel, target) in panels.iter().zip(target.chunks_exact_mut(panel_bytes)) {
+                sources[panel.source].panel(panel.rows.clone(), columns, format, target);
+            }
+        }
+        Ok(Self {
+            format,
+            rows,
+            columns,
+            panels: panels.len(),
+            span,
+        })
     }
 
     /// One row with its values.
     pub(crate) fn row(&self, bytes: &[u8], row: usize, out: &mut [f32]) {
+        if matches!(self.format, Format::Bf16 | Format::Bf16Wide) {
+            short::row(bytes, [self.panels, self.columns], row, out);
+            return;
+        }
         let panel_bytes = self.format.panel_bytes(self.columns);
         let at = row / ROWS * panel_bytes;
         let panel = &bytes[at..at + panel_bytes];
@@ -158,14 +205,7 @@ impl Matrix {
                     *out = f16::from_bits(line[lane]).to_f32();
                 }
             }
-            Format::Bf16 => {
-                let lines: &[[[u16; 2]; ROWS]] = bytemuck::cast_slice(panel);
-                for (out, line) in out.chunks_mut(2).zip(lines) {
-                    for (out, bits) in out.iter_mut().zip(line[lane]) {
-                        *out = bf16::from_bits(bits).to_f32();
-                    }
-                }
-            }
+            Format::Bf16 | Format::Bf16Wide => unreachable!("they were read above"),
             Format::F32 => {
                 let lines: &[[f32; ROWS]] = bytemuck::cast_slice(panel);
                 for (out, line) in out.iter_mut().zip(lines) {
@@ -185,24 +225,32 @@ struct Plain {
     codes: [u8; BLOCK],
 }
 
+/// 16 rows of one of several tensors, or what is left at its end.
+struct Panel {
+    source: usize,
+    rows: Range<usize>,
+}
+
 /// A tensor on its way into panels.
 enum Source {
     Blocks { bytes: Vec<u8>, dtype: GgmlDType },
-    Halves(Vec<u16>),
+    Halves(Vec<f16>),
+    Brains(Vec<bf16>),
     Floats(Vec<f32>),
 }
 
 impl Source {
     fn new(tensor: &QTensor, format: Format) -> candle_core::Result<Self> {
+        let pairs = |bytes: &[u8]| -> Vec<u16> {
+            let pairs = bytes.as_chunks::<2>().0.iter();
+            pairs.map(|pair| u16::from_le_bytes(*pair)).collect()
+        };
         Ok(match format {
+            Format::F16 => Self::Halves(pairs(&tensor.data()?).reinterpret_into()),
+            Format::Bf16 => Self::Brains(pairs(&tensor.data()?).reinterpret_into()),
             Format::F32 => {
                 let tensor = tensor.dequantize(&candle_core::Device::Cpu)?;
                 Self::Floats(tensor.flatten_all()?.to_vec1()?)
-            }
-            Format::F16 | Format::Bf16 => {
-                let bytes = tensor.data()?;
-                let pairs = bytes.as_chunks::<2>().0.iter();
-                Self::Halves(pairs.map(|pair| u16::from_le_bytes(*pair)).collect())
             }
             _ => Self::Blocks {
                 bytes: tensor.data()?.into_owned(),
@@ -211,13 +259,20 @@ impl Source {
         })
     }
 
-    fn panel(
-        &self,
-        rows: std::ops::Range<usize>,
-        columns: usize,
-        format: Format,
-        target: &mut [u8],
-    ) {
+    /// The bits of a number, if it is a bf16 number.
+    fn brain(&self, index: usize) -> Option<u16> {
+        let value = match self {
+            Self::Blocks { .. } => return None,
+            Self::Brains(data) => return Some(data[index].to_bits()),
+            Self::Halves(data) => data[index].to_f32(),
+            Self::Floats(data) => data[index],
+        };
+        let bits = value.to_bits();
+        let [high, low] = [(bits >> 16) as u16, bits as u16];
+        (low == 0).then_some(high)
+    }
+
+    fn panel(&self, rows: Range<usize>, columns: usize, format: Format, target: &mut [u8]) {
         target.fill(0);
         match self {
             Self::Blocks { bytes, dtype } => {
@@ -236,23 +291,26 @@ impl Source {
                 }
             }
             Self::Halves(data) => {
-                let width = if format == Format::Bf16 { 2 } else { 1 };
-                let target: &mut [u16] = bytemuck::cast_slice_mut(target);
-                for (lane, row) in rows.enumerate() {
-                    for (column, value) in data[row * columns..][..columns].iter().enumerate() {
-                        let line = column / width * ROWS * width;
-                        target[line + lane * width + column % width] = *value;
-                    }
-                }
+                let bits = |index: usize| data[index].to_bits();
+                spread(rows, columns, bits, bytemuck::cast_slice_mut(target));
+            }
+            Self::Brains(data) => {
+                let value = |index: usize| data[index].to_f32();
+                spread(rows, columns, value, bytemuck::cast_slice_mut(target));
             }
             Self::Floats(data) => {
-                let target: &mut [f32] = bytemuck::cast_slice_mut(target);
-                for (lane, row) in rows.enumerate() {
-                    for (column, value) in data[row * columns..][..columns].iter().enumerate() {
-                        target[column * ROWS + lane] = *value;
-                    }
-                }
+                let value = |index: usize| data[index];
+                spread(rows, columns, value, bytemuck::cast_slice_mut(target));
             }
+        }
+    }
+}
+
+/// Turns rows into columns of 16.
+fn spread<T>(rows: Range<usize>, columns: usize, value: impl Fn(usize) -> T, target: &mut [T]) {
+    for (lane, row) in rows.enumerate() {
+        for column in 0..columns {
+            target[column * ROWS + lane] = value(row * columns + column);
         }
     }
 }

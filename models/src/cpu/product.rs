@@ -15,8 +15,10 @@
 use super::input::{Columns, Input, Tiles};
 use super::pack::{Block, Format, Matrix};
 use super::pool::{Pool, Shared};
+use super::short::{self, Tables};
 use super::simd::{Job, Level, ROWS, Simd};
 use crate::kv::Element;
+use bytemuck::Pod;
 use std::marker::PhantomData;
 
 /// Activations of one group of tiles: what fits in a core's second-level cache with room to
@@ -25,8 +27,9 @@ const GROUP_BYTES: usize = 384 << 10;
 
 /// Columns up to which a tile waits for memory.
 const NARROW: usize = 2;
-/// Rows of 16 weights for which memory is asked at once.
-const LINES_AHEAD: usize = 2;
+/// How far ahead of what it reads a narrow tile asks for memory.
+const AHEAD_BYTES: usize = 4096;
+const CACHE_LINE: usize = 64;
 
 /// What becomes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +69,7 @@ pub(crate) fn multiply(
     let tiles = Tiles::new(input.rows, widest);
     let per_group = (GROUP_BYTES / (matrix.columns * 2 * widest)).max(1);
     let groups = tiles.count().div_ceil(per_group);
-    // One panel alone does not hide the latency of floating-point sums when columns are few.
-    let narrow = !matrix.format.is_integer() && input.rows <= NARROW;
-    let per_unit = 1 + usize::from(narrow || output.ending == Ending::Gate);
+    let per_unit = 1 + usize::from(output.ending == Ending::Gate);
     let units = matrix.panels.div_ceil(per_unit);
     let work = matrix.rows * matrix.columns * input.rows;
     pool.run(groups * units, work, |_, items| {
@@ -84,7 +85,7 @@ pub(crate) fn multiply(
             items,
         };
         if matrix.format == Format::Bf16 {
-            level.run_bf16(BrainProduct(product));
+            level.run_bf16(RoundedProduct(product));
         } else {
             level.run(product);
         }
@@ -119,20 +120,21 @@ impl Job for Product<'_> {
             Format::Int8 => self.walk::<S, Int<8, 1, 0>>(simd),
             Format::F16 => self.walk::<S, Floats<u16>>(simd),
             Format::F32 => self.walk::<S, Floats<f32>>(simd),
+            Format::Bf16Wide => self.walk::<S, Brains<false>>(simd),
             Format::Bf16 => unreachable!("it has a job of its own"),
         }
     }
 }
 
-/// The same for bf16 weights, which have a level of their own.
-struct BrainProduct<'a>(Product<'a>);
+/// The same for bf16 weights with activations rounded to bf16, which have a level of their own.
+struct RoundedProduct<'a>(Product<'a>);
 
-impl Job for BrainProduct<'_> {
+impl Job for RoundedProduct<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        self.0.walk::<S, Brain>(simd);
+        self.0.walk::<S, Brains<true>>(simd);
     }
 }
 
@@ -161,28 +163,49 @@ impl Product<'_> {
         let panel_bytes = self.matrix.format.panel_bytes(self.matrix.columns);
         let first = unit * self.per_unit;
         let count = self.per_unit.min(self.matrix.panels - first);
-        let (panels, next) = self.weights[first * panel_bytes..].split_at(count * panel_bytes);
         let mut results = [[[0.0_f32; ROWS]; W]; 2];
-        if K::PAIRS && W <= NARROW {
-            let last = (count - 1) * panel_bytes;
-            let pair = [&panels[..panel_bytes], &panels[last..]];
-            K::tile::<S, W, 2>(simd, pair, next, self.input, row, &mut results);
-        } else {
-            for (index, panel) in panels.chunks_exact(panel_bytes).enumerate() {
-                let ahead = &self.weights[(first + index + 1) * panel_bytes..];
-                let result: &mut [_; 1] = (&mut results[index..=index])
-                    .try_into()
-                    .expect("a slice of one");
-                K::tile::<S, W, 1>(simd, [panel], ahead, self.input, row, result);
-            }
+        let results = &mut results[..count];
+        for (panel, result) in (first..).zip(&mut *results) {
+            let (weights, next) = self.weights[panel * panel_bytes..].split_at(panel_bytes);
+            K::tile(simd, weights, next, self.input, row, result);
+            self.add_outliers::<S, W>(panel, row, result);
         }
         if self.output.ending == Ending::Gate {
-            let [gate, up] = &mut results;
+            let [gate, up] = results else {
+                unreachable!("panels of gate and up come in pairs")
+            };
             silu_times(simd, gate, up);
             self.put(unit, row, self.matrix.rows / 2, gate);
         } else {
-            for (index, result) in results[..count].iter().enumerate() {
-                self.put(first + index, row, self.matrix.rows, result);
+            for (panel, result) in (first..).zip(&*results) {
+                self.put(panel, row, self.matrix.rows, result);
+            }
+        }
+    }
+
+    /// Adds the weights that the panel itself has not.
+    #[inline(always)]
+    fn add_outliers<S: Simd, const W: usize>(
+        &self,
+        panel: usize,
+        row: usize,
+        result: &mut [[f32; ROWS]; W],
+    ) {
+        let rounded = match self.matrix.format {
+            Format::Bf16 => S::HAS_BF16,
+            Format::Bf16Wide => false,
+            _ => return,
+        };
+        let shape = [self.matrix.panels, self.matrix.columns];
+        for [place, bits] in short::outliers(self.weights, shape, panel) {
+            let (column, lane) = (*place as usize / ROWS, *place as usize % ROWS);
+            let x: [f32; W] = if rounded {
+                self.input.rounded_column(row, column)
+            } else {
+                self.input.column(row, column)
+            };
+            for (result, x) in result.iter_mut().zip(x) {
+                result[lane] = f32::from_bits(*bits).mul_add(x, result[lane]);
             }
         }
     }
@@ -226,24 +249,22 @@ fn silu_times<S: Simd>(simd: S, gate: &mut [[f32; ROWS]], up: &[[f32; ROWS]]) {
     }
 }
 
-/// Multiplies one or two panels with one tile of the input.
+/// Multiplies a panel with one tile of the input.
 ///
-/// `next` is what follows the panels in memory; a narrow tile waits for memory more than it
-/// computes, so it asks for that early.
+/// `next` is what follows the panel in memory; a narrow tile waits for memory more than it
+/// computes, so it asks for that early. One stream of weights is read front to back: two panels
+/// side by side would hide the latency of sums, but take a third longer.
 trait Kernel {
-    /// Whether a narrow tile takes two panels at once.
-    const PAIRS: bool;
-
     /// Columns of the widest tile.
     fn columns<S: Simd>() -> usize;
 
-    fn tile<S: Simd, const W: usize, const P: usize>(
+    fn tile<S: Simd, const W: usize>(
         simd: S,
-        panels: [&[u8]; P],
+        panel: &[u8],
         next: &[u8],
         input: &Input,
         row: usize,
-        results: &mut [[[f32; ROWS]; W]; P],
+        results: &mut [[f32; ROWS]; W],
     );
 }
 
@@ -251,39 +272,33 @@ trait Kernel {
 struct Int<const BITS: usize, const SCALES: usize, const MINS: usize>;
 
 impl<const BITS: usize, const SCALES: usize, const MINS: usize> Kernel for Int<BITS, SCALES, MINS> {
-    const PAIRS: bool = false;
-
     #[inline(always)]
     fn columns<S: Simd>() -> usize {
         S::INT_COLUMNS
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const W: usize, const P: usize>(
+    fn tile<S: Simd, const W: usize>(
         simd: S,
-        panels: [&[u8]; P],
+        panel: &[u8],
         next: &[u8],
         input: &Input,
         row: usize,
-        results: &mut [[[f32; ROWS]; W]; P],
+        results: &mut [[f32; ROWS]; W],
     ) {
-        for (panel, result) in panels.into_iter().zip(results) {
-            let panel: &[Block<BITS, SCALES, MINS>] = bytemuck::cast_slice(panel);
-            let words = panel.len() * size_of::<Columns<1>>() / 4;
-            let tile = &input.integers[row * words..(row + W) * words];
-            let tile: &[Columns<W>] = bytemuck::cast_slice(tile);
-            for part in 0..ROWS / S::LANES {
-                let mut sums = [simd.splat(0.0); W];
-                for (index, (block, columns)) in panel.iter().zip(tile).enumerate() {
-                    if W <= NARROW {
-                        ask_for::<S, Block<BITS, SCALES, MINS>>(simd, next, index);
-                    }
-                    integer_block(simd, part, block, columns, &mut sums);
+        let panel: &[Block<BITS, SCALES, MINS>] = bytemuck::cast_slice(panel);
+        let words = panel.len() * size_of::<Columns<1>>() / 4;
+        let tile = &input.integers[row * words..(row + W) * words];
+        let tile: &[Columns<W>] = bytemuck::cast_slice(tile);
+        for part in 0..ROWS / S::LANES {
+            let mut sums = [simd.splat(0.0); W];
+            for (index, (block, columns)) in panel.iter().zip(tile).enumerate() {
+                if W <= NARROW {
+                    ask_ahead(simd, panel, next, index);
                 }
-                for (result, sum) in result.iter_mut().zip(&sums) {
-                    simd.store(*sum, result, part);
-                }
+                integer_block(simd, part, block, columns, &mut sums);
             }
+            put_sums(simd, part, &sums, results);
         }
     }
 }
@@ -345,12 +360,18 @@ fn integer_block<
     }
 }
 
-/// Asks the memory for the `index`-th `T` of the bytes that follow a panel.
+/// Asks the memory for what will be read [`AHEAD_BYTES`] after the `index`-th `T` of a panel:
+/// more of it, or of the bytes that are `next`.
 #[inline(always)]
-fn ask_for<S: Simd, T>(simd: S, next: &[u8], index: usize) {
-    let start = index * size_of::<T>();
-    if let Some(bytes) = next.get(start..start + size_of::<T>()) {
-        simd.prefetch_all(bytes);
+fn ask_ahead<S: Simd, T: Pod>(simd: S, panel: &[T], next: &[u8], index: usize) {
+    let index = index + AHEAD_BYTES.div_ceil(size_of::<T>());
+    if let Some(bytes) = panel.get(index) {
+        simd.prefetch_all(bytemuck::bytes_of(bytes));
+    } else {
+        let start = (index - panel.len()) * size_of::<T>();
+        if let Some(bytes) = next.get(start..start + size_of::<T>()) {
+            simd.prefetch_all(bytes);
+        }
     }
 }
 
@@ -358,38 +379,32 @@ fn ask_for<S: Simd, T>(simd: S, next: &[u8], index: usize) {
 struct Floats<E>(PhantomData<E>);
 
 impl<E: Element> Kernel for Floats<E> {
-    const PAIRS: bool = true;
-
     #[inline(always)]
     fn columns<S: Simd>() -> usize {
         S::FLOAT_COLUMNS
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const W: usize, const P: usize>(
+    fn tile<S: Simd, const W: usize>(
         simd: S,
-        panels: [&[u8]; P],
+        panel: &[u8],
         next: &[u8],
         input: &Input,
         row: usize,
-        results: &mut [[[f32; ROWS]; W]; P],
+        results: &mut [[f32; ROWS]; W],
     ) {
-        let panels = panels.map(|panel| bytemuck::cast_slice::<u8, E>(panel).as_chunks().0);
-        let lines = panels[0].len();
-        let panels: [&[[E; ROWS]]; P] = panels.map(|panel| &panel[..lines]);
-        let tile = &input.floats[row * lines..(row + W) * lines];
-        let tile = &tile.as_chunks::<W>().0[..lines];
+        let panel: &[[E; ROWS]] = bytemuck::cast_slice(panel);
+        let tile = &input.floats[row * panel.len()..];
+        let tile = &tile.as_chunks::<W>().0[..panel.len()];
         for part in 0..ROWS / S::LANES {
-            let mut sums = [[simd.splat(0.0); W]; P];
-            for line in 0..lines {
-                if W <= NARROW && line % LINES_AHEAD == 0 {
-                    ask_for::<S, [[[E; ROWS]; LINES_AHEAD]; P]>(simd, next, line / LINES_AHEAD);
+            let mut sums = [simd.splat(0.0); W];
+            for (line, (weights, x)) in panel.iter().zip(tile).enumerate() {
+                if W <= NARROW && line.is_multiple_of(CACHE_LINE / size_of::<[E; ROWS]>()) {
+                    ask_ahead(simd, panel, next, line);
                 }
-                for (panel, sums) in panels.iter().zip(&mut sums) {
-                    let weights = E::load(simd, &panel[line], part);
-                    for (sum, x) in sums.iter_mut().zip(&tile[line]) {
-                        *sum = simd.fma(weights, simd.splat(*x), *sum);
-                    }
+                let weights = E::load(simd, weights, part);
+                for (sum, x) in sums.iter_mut().zip(x) {
+                    *sum = simd.fma(weights, simd.splat(*x), *sum);
                 }
             }
             put_sums(simd, part, &sums, results);
@@ -398,75 +413,63 @@ impl<E: Element> Kernel for Floats<E> {
 }
 
 #[inline(always)]
-fn put_sums<S: Simd, const W: usize, const P: usize>(
+fn put_sums<S: Simd, const W: usize>(
     simd: S,
     part: usize,
-    sums: &[[S::F; W]; P],
-    results: &mut [[[f32; ROWS]; W]; P],
+    sums: &[S::F; W],
+    results: &mut [[f32; ROWS]; W],
 ) {
-    for (result, sums) in results.iter_mut().zip(sums) {
-        for (result, sum) in result.iter_mut().zip(sums) {
-            simd.store(*sum, result, part);
-        }
+    for (result, sum) in results.iter_mut().zip(sums) {
+        simd.store(*sum, result, part);
     }
 }
 
-/// bf16 weights; bf16 activations where the processor multiplies them, else single precision.
-struct Brain;
+/// bf16 weights in 12 bits. Where they are to be `ROUNDED` and the processor multiplies bf16
+/// numbers, so are the activations; else these are in single precision.
+struct Brains<const ROUNDED: bool>;
 
-impl Kernel for Brain {
-    const PAIRS: bool = true;
-
+impl<const ROUNDED: bool> Kernel for Brains<ROUNDED> {
     #[inline(always)]
     fn columns<S: Simd>() -> usize {
         S::FLOAT_COLUMNS
     }
 
     #[inline(always)]
-    fn tile<S: Simd, const W: usize, const P: usize>(
+    fn tile<S: Simd, const W: usize>(
         simd: S,
-        panels: [&[u8]; P],
+        panel: &[u8],
         next: &[u8],
         input: &Input,
         row: usize,
-        results: &mut [[[f32; ROWS]; W]; P],
+        results: &mut [[f32; ROWS]; W],
     ) {
-        let panels = panels.map(|panel| panel.as_chunks::<{ 4 * ROWS }>().0);
-        let lines = panels[0].len();
-        let panels = panels.map(|panel| &panel[..lines]);
-        if !S::HAS_BF16 {
-            let width = input.columns;
-            let tile = &input.floats[row * width..(row + W) * width];
-            let tile = tile.as_chunks::<W>().0;
-            for part in 0..ROWS / S::LANES {
-                let mut sums = [[simd.splat(0.0); W]; P];
-                for (line, columns) in tile.chunks(2).enumerate() {
-                    for (panel, sums) in panels.iter().zip(&mut sums) {
-                        let pairs = simd.bytes(&panel[line], part);
-                        let weights = [simd.bf16_even(pairs), simd.bf16_odd(pairs)];
-                        for (weights, columns) in weights.into_iter().zip(columns) {
-                            for (sum, x) in sums.iter_mut().zip(columns) {
-                                *sum = simd.fma(weights, simd.splat(*x), *sum);
-                            }
-                        }
-                    }
-                }
-                put_sums(simd, part, &sums, results);
-            }
-            return;
-        }
-        let tile = &input.halves[row * lines..(row + W) * lines];
-        let tile = &tile.as_chunks::<W>().0[..lines];
+        let (tables, panel) = short::parts(panel);
+        let next = next.get(size_of::<Tables>()..).unwrap_or_default();
+        let rounded = ROUNDED && S::HAS_BF16;
+        let halves = input.halves.get(row * 4 * panel.len()..);
+        let halves: &[[[u32; W]; 4]] = halves.unwrap_or_default().as_chunks().0.as_chunks().0;
+        let floats = input.floats.get(row * 8 * panel.len()..);
+        let floats = floats.unwrap_or_default().as_chunks().0.as_chunks().0;
+        let floats: &[[[[f32; W]; 2]; 4]] = floats.as_chunks().0;
         for part in 0..ROWS / S::LANES {
-            let mut sums = [[simd.splat(0.0); W]; P];
-            for line in 0..lines {
+            let mut sums = [simd.splat(0.0); W];
+            for (index, group) in panel.iter().enumerate() {
                 if W <= NARROW {
-                    ask_for::<S, [[u8; 4 * ROWS]; P]>(simd, next, line);
+                    ask_ahead(simd, panel, next, index);
                 }
-                for (panel, sums) in panels.iter().zip(&mut sums) {
-                    let pairs = simd.bytes(&panel[line], part);
-                    for (sum, x) in sums.iter_mut().zip(&tile[line]) {
-                        *sum = simd.dot_bf16(*sum, pairs, *x);
+                let pairs = simd.bf16_pairs(tables, group, part);
+                for (pair, weights) in pairs.into_iter().enumerate() {
+                    if rounded {
+                        for (sum, x) in sums.iter_mut().zip(&halves[index][pair]) {
+                            *sum = simd.dot_bf16(*sum, weights, *x);
+                        }
+                        continue;
+                    }
+                    let weights = [simd.bf16_even(weights), simd.bf16_odd(weights)];
+                    for (weights, column) in weights.into_iter().zip(&floats[index][pair]) {
+                        for (sum, x) in sums.iter_mut().zip(column) {
+                            *sum = simd.fma(weights, simd.splat(*x), *sum);
+                        }
                     }
                 }
             }

@@ -11,6 +11,7 @@ use crate::config::LlamaConfig;
 use crate::kv::{BLOCK_TOKENS, KvCache, KvFormat, Parts, Placement};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use half::bf16;
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -51,6 +52,26 @@ struct Packed {
 
 fn tensor(dtype: GgmlDType, rows: usize, columns: usize, seed: u64) -> QTensor {
     let data = random(&mut ChaCha8Rng::seed_from_u64(seed), rows * columns, 2.0);
+    quantised(dtype, rows, columns, data)
+}
+
+/// bf16 numbers of up to 1 with a dozen exponents, some of them zero, and among them, once in
+/// `rare`, larger ones of eight exponents.
+fn brains(dtype: GgmlDType, rows: usize, columns: usize, rare: usize) -> QTensor {
+    let mut data = random(&mut ChaCha8Rng::seed_from_u64(5), rows * columns, 2.0);
+    for (index, value) in data.iter_mut().enumerate() {
+        let large = 1 << (3 + index / rare % 8);
+        *value = match index {
+            _ if index % rare == rare - 1 => (1.0 + value.abs()).copysign(*value) * large as f32,
+            _ if index.is_multiple_of(97) => 0.0,
+            _ => *value / (1 << (index % 10)) as f32,
+        };
+        *value = bf16::from_f32(*value).to_f32();
+    }
+    quantised(dtype, rows, columns, data)
+}
+
+fn quantised(dtype: GgmlDType, rows: usize, columns: usize, data: Vec<f32>) -> QTensor {
     let tensor = Tensor::from_vec(data, (rows, columns), &Device::Cpu).unwrap();
     QTensor::quantize(&tensor, dtype).unwrap()
 }
@@ -61,24 +82,21 @@ fn values(tensor: &QTensor) -> Vec<f32> {
 }
 
 fn packed(dtype: GgmlDType, rows: usize, columns: usize) -> Packed {
-    let tensor = tensor(dtype, rows, columns, 7);
+    pack(&[tensor(dtype, rows, columns, 7)], dtype, false)
+}
+
+fn pack(tensors: &[QTensor], dtype: GgmlDType, interleave: bool) -> Packed {
     let format = Format::of(dtype);
-    let bytes = Matrix::bytes(format, rows, columns);
-    let mut memory = Memory::for_spans([bytes]).unwrap();
-    let span = memory.take(bytes);
-    let values = values(&tensor);
-    Matrix::pack(&[tensor], format, false, memory.bytes_mut(span)).unwrap();
-    let matrix = Matrix {
-        format,
-        rows,
-        columns,
-        panels: rows.div_ceil(16),
-        span,
-    };
+    let bytes = tensors.iter().map(|tensor| {
+        let (rows, columns) = tensor.shape().dims2().unwrap();
+        Matrix::most_bytes(format, rows, columns)
+    });
+    let mut memory = Memory::for_spans([bytes.sum()]).unwrap();
+    let matrix = Matrix::pack(tensors, format, interleave, &mut memory).unwrap();
     Packed {
         matrix,
         memory,
-        values,
+        values: values(&tensors[0]),
     }
 }
 
@@ -112,11 +130,10 @@ fn product(
     out
 }
 
-fn check_packing(dtype: GgmlDType) {
-    let (rows, columns) = (37, 512);
-    let packed = packed(dtype, rows, columns);
+fn check_rows(packed: &Packed, dtype: GgmlDType) {
+    let columns = packed.matrix.columns;
     let mut row = vec![0.0; columns];
-    for index in 0..rows {
+    for index in 0..packed.matrix.rows {
         packed
             .matrix
             .row(packed.memory.bytes(packed.matrix.span), index, &mut row);
@@ -138,7 +155,84 @@ fn check_packing(dtype: GgmlDType) {
 #[test]
 fn packing_keeps_every_weight() {
     for dtype in DTYPES {
-        check_packing(dtype);
+        check_rows(&packed(dtype, 37, 512), dtype);
+    }
+}
+
+#[test]
+fn bf16_numbers_take_12_bits_whatever_they_are_written_in() {
+    use Format::{Bf16, Bf16Wide, F16, F32};
+    let (rows, columns) = (37, 256);
+    for (dtype, rare, expected) in [
+        (GgmlDType::BF16, 5000, Bf16),
+        (GgmlDType::BF16, 100, Bf16),
+        // too many outliers
+        (GgmlDType::BF16, 20, F32),
+        (GgmlDType::F16, 100, Bf16Wide),
+        (GgmlDType::F16, 20, F16),
+        (GgmlDType::F32, 5000, Bf16Wide),
+        (GgmlDType::F32, 20, F32),
+    ] {
+        let tensor = brains(dtype, rows, columns, rare);
+        let packed = pack(&[tensor], dtype, false);
+        let matrix = &packed.matrix;
+        assert_eq!(matrix.format, expected, "{dtype:?}, one in {rare}");
+        if matches!(expected, Bf16 | Bf16Wide) {
+            let bits = matrix.span.bytes() as f64 * 8.0 / (matrix.panels * 16 * columns) as f64;
+            assert!((12.0..13.5).contains(&bits), "{bits} bits");
+        }
+        check_rows(&packed, dtype);
+    }
+    // what is no bf16 number, and what is no group of columns
+    assert_eq!(packed(GgmlDType::F16, 16, 256).matrix.format, F16);
+    assert_eq!(packed(GgmlDType::F32, 16, 256).matrix.format, F32);
+    let odd = pack(
+        &[brains(GgmlDType::BF16, 16, 36, 100)],
+        GgmlDType::BF16,
+        false,
+    );
+    assert_eq!(odd.matrix.format, F32);
+    check_rows(&odd, GgmlDType::BF16);
+}
+
+#[test]
+fn outliers_count_at_every_level() {
+    let (rows, columns, batch) = (40, 256, 15);
+    let mut input = random(&mut ChaCha8Rng::seed_from_u64(9), batch * columns, 4.0);
+    // exact in bf16, so that no level rounds it
+    for x in &mut input {
+        *x = bf16::from_f32(*x).to_f32();
+    }
+    for dtype in [GgmlDType::BF16, GgmlDType::F16, GgmlDType::F32] {
+        let packed = pack(&[brains(dtype, rows, columns, 100)], dtype, false);
+        let panels = packed.matrix.panels * packed.matrix.format.panel_bytes(columns);
+        assert!(
+            packed.matrix.span.bytes() > panels + 8 * rows,
+            "an outlier in most rows"
+        );
+        let reference = product(&packed, Level::Scalar, 1, &input, Ending::Store);
+        for (index, found) in reference.iter().enumerate() {
+            let (row, output) = (index / rows, index % rows);
+            let weights = &packed.values[output * columns..][..columns];
+            let products = weights.iter().zip(&input[row * columns..][..columns]);
+            let products = products.map(|(w, x)| f64::from(*w) * f64::from(*x));
+            let (sum, size) = products.fold((0.0, 0.0), |(sum, size): (f64, f64), product| {
+                (sum + product, size + product.abs())
+            });
+            let error = (f64::from(*found) - sum).abs();
+            assert!(error < 1e-6 * size, "{dtype:?} {index}: {found} {sum}");
+        }
+        for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+            let found = product(&packed, level, 2, &input, Ending::Store);
+            if dtype == GgmlDType::BF16 && level == Level::Avx512Bf16 {
+                // its products are added in another order
+                for (a, b) in found.iter().zip(&reference) {
+                    assert!((a - b).abs() < 1e-3 * columns as f32, "{a} {b}");
+                }
+            } else {
+                assert_eq!(found, reference, "{dtype:?} {level}");
+            }
+        }
     }
 }
 
@@ -182,12 +276,17 @@ proptest! {
         rows in 1..70_usize,
         superblocks in 1..3_usize,
         batch in 1..40_usize,
+        brain: bool,
         threads in 1..4_usize,
         ending in prop::sample::select(vec![Ending::Store, Ending::Add]),
         seed: u64,
     ) {
         let columns = superblocks * 256;
-        let packed = packed(dtype, rows, columns);
+        let packed = if brain {
+            pack(&[brains(dtype, rows, columns, 300)], dtype, false)
+        } else {
+            packed(dtype, rows, columns)
+        };
         let mut input = random(&mut ChaCha8Rng::seed_from_u64(seed), batch * columns, 6.0);
         input[..columns / 2].fill(0.0);
         let alone: Vec<f32> = input
@@ -213,28 +312,12 @@ proptest! {
 fn gate_and_up_alternate_and_are_joined() {
     let (rows, columns, batch) = (24, 64, 5);
     for dtype in [GgmlDType::Q4_1, GgmlDType::F32] {
-        let format = Format::of(dtype);
         let pair = [
             tensor(dtype, rows, columns, 1),
             tensor(dtype, rows, columns, 2),
         ];
         let [gate, up] = [values(&pair[0]), values(&pair[1])];
-        let bytes = 2 * Matrix::bytes(format, rows, columns);
-        let mut memory = Memory::for_spans([bytes]).unwrap();
-        let span = memory.take(bytes);
-        Matrix::pack(&pair, format, true, memory.bytes_mut(span)).unwrap();
-        let matrix = Matrix {
-            format,
-            rows: 2 * rows,
-            columns,
-            panels: 2 * rows.div_ceil(16),
-            span,
-        };
-        let packed = Packed {
-            matrix,
-            memory,
-            values: Vec::new(),
-        };
+        let packed = pack(&pair, dtype, true);
         let input = random(&mut ChaCha8Rng::seed_from_u64(3), batch * columns, 2.0);
         let reference = product(&packed, Level::Scalar, 1, &input, Ending::Gate);
         for (index, found) in reference.iter().enumerate() {

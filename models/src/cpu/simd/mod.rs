@@ -33,6 +33,7 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use super::short::{Group, Tables};
 use std::fmt;
 
 /// Rows of a packed panel: the widest vector of 32-bit lanes.
@@ -108,6 +109,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The same for unsigned bytes up to 255.
     fn dot_wide(self, sum: Self::I, codes: Self::B, x: i32) -> Self::I;
 
+    /// The bf16 numbers of a group of 8 columns, packed as `short` has it: four pairs of
+    /// neighbours for every lane.
+    fn bf16_pairs(self, tables: &Tables, group: &Group, part: usize) -> [Self::B; 4];
     /// The first of the two bf16 numbers of every lane.
     fn bf16_even(self, pairs: Self::B) -> Self::F;
     /// The second.

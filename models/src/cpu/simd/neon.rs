@@ -7,7 +7,7 @@
 
 #![expect(unsafe_code, reason = "vector instructions")]
 
-use super::{Job, ROWS, Simd};
+use super::{Group, Job, ROWS, Simd, Tables};
 // The lint passes over tests.
 #[cfg_attr(
     not(test),
@@ -133,6 +133,18 @@ impl Simd for Neon {
             let sum = self.dot(sum, veorq_u8(codes, vdupq_n_u8(128)), x);
             let sum = self.dot(sum, vdupq_n_u8(64), x);
             self.dot(sum, vdupq_n_u8(64), x)
+        }
+        fn bf16_pairs(self, tables: &Tables, group: &Group, part: usize) -> [uint8x16_t; 4] {
+            let [low, next, codes] = group.each_ref().map(|line| self.bytes(line, part));
+            let table = self.bytes(tables, part);
+            let high = vqtbl1q_u8(table, self.low_nibbles(codes));
+            let next_high = vqtbl1q_u8(table, self.high_nibbles(codes));
+            [
+                vzip1q_u8(low, high),
+                vzip2q_u8(low, high),
+                vzip1q_u8(next, next_high),
+                vzip2q_u8(next, next_high),
+            ]
         }
         fn bf16_even(self, pairs: uint8x16_t) -> float32x4_t {
             vreinterpretq_f32_u32(vshlq_n_u32::<16>(vreinterpretq_u32_u8(pairs)))

@@ -1,6 +1,7 @@
 //! One lane at a time: what every other level is compared with.
 
-use super::{ROWS, Simd};
+use super::super::short;
+use super::{Group, ROWS, Simd, Tables};
 use half::{bf16, f16};
 
 /// Plain arithmetic; every processor has it.
@@ -137,6 +138,15 @@ impl Simd for Scalar {
     #[inline(always)]
     fn dot_wide(self, sum: i32, codes: [u8; 4], x: i32) -> i32 {
         self.dot(sum, codes, x)
+    }
+
+    #[inline(always)]
+    fn bf16_pairs(self, tables: &Tables, group: &Group, part: usize) -> [[u8; 4]; 4] {
+        std::array::from_fn(|pair| {
+            let [even, odd] = [0, 1].map(|odd| short::number(tables, group, part, 2 * pair + odd));
+            let ([a, b], [c, d]) = (even.to_le_bytes(), odd.to_le_bytes());
+            [a, b, c, d]
+        })
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "vector instructions")]
 
-use super::{Job, ROWS, Simd, fused_bf16};
+use super::{Group, Job, ROWS, Simd, Tables, fused_bf16};
 // The lint passes over tests.
 #[cfg_attr(
     not(test),
@@ -139,6 +139,18 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
         fn dot_wide(self, sum: __m512i, codes: __m512i, x: i32) -> __m512i {
             _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(x))
         }
+        fn bf16_pairs(self, tables: &Tables, group: &Group, part: usize) -> [__m512i; 4] {
+            let [low, next, codes] = group.each_ref().map(|line| self.bytes(line, part));
+            let table = self.bytes(tables, part);
+            let high = _mm512_shuffle_epi8(table, self.low_nibbles(codes));
+            let next_high = _mm512_shuffle_epi8(table, self.high_nibbles(codes));
+            [
+                _mm512_unpacklo_epi8(low, high),
+                _mm512_unpackhi_epi8(low, high),
+                _mm512_unpacklo_epi8(next, next_high),
+                _mm512_unpackhi_epi8(next, next_high),
+            ]
+        }
         fn bf16_even(self, pairs: __m512i) -> __m512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))
         }
@@ -251,6 +263,18 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let top = _mm256_and_si256(_mm256_srli_epi16::<7>(codes), _mm256_set1_epi8(1));
             let pairs = _mm256_maddubs_epi16(top, _mm256_set1_epi32(x));
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(128)))
+        }
+        fn bf16_pairs(self, tables: &Tables, group: &Group, part: usize) -> [__m256i; 4] {
+            let [low, next, codes] = group.each_ref().map(|line| self.bytes(line, part));
+            let table = self.bytes(tables, part);
+            let high = _mm256_shuffle_epi8(table, self.low_nibbles(codes));
+            let next_high = _mm256_shuffle_epi8(table, self.high_nibbles(codes));
+            [
+                _mm256_unpacklo_epi8(low, high),
+                _mm256_unpackhi_epi8(low, high),
+                _mm256_unpacklo_epi8(next, next_high),
+                _mm256_unpackhi_epi8(next, next_high),
+            ]
         }
         fn bf16_even(self, pairs: __m256i) -> __m256 {
             _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))
