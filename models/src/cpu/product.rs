@@ -15,10 +15,9 @@
 use super::input::{Columns, Input, Tiles};
 use super::pack::{Block, Format, Matrix};
 use super::pool::{Pool, Shared};
-use super::short::{self, Tables};
+use super::short::{self, Group};
 use super::simd::{Job, Level, ROWS, Simd};
 use crate::kv::Element;
-use bytemuck::Pod;
 use std::marker::PhantomData;
 
 /// Activations of one group of tiles: what fits in a core's second-level cache with room to
@@ -29,7 +28,8 @@ const GROUP_BYTES: usize = 384 << 10;
 const NARROW: usize = 2;
 /// How far ahead of what it reads a narrow tile asks for memory.
 const AHEAD_BYTES: usize = 4096;
-const CACHE_LINE: usize = 64;
+/// Rows of 16 weights for which memory is asked at once.
+const LINES_AHEAD: usize = 4;
 
 /// What becomes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,8 +166,16 @@ impl Product<'_> {
         let mut results = [[[0.0_f32; ROWS]; W]; 2];
         let results = &mut results[..count];
         for (panel, result) in (first..).zip(&mut *results) {
-            let (weights, next) = self.weights[panel * panel_bytes..].split_at(panel_bytes);
-            K::tile(simd, weights, next, self.input, row, result);
+            let weights = &self.weights[panel * panel_bytes..];
+            let ahead = weights.get(AHEAD_BYTES..).unwrap_or_default();
+            K::tile(
+                simd,
+                &weights[..panel_bytes],
+                ahead,
+                self.input,
+                row,
+                result,
+            );
             self.add_outliers::<S, W>(panel, row, result);
         }
         if self.output.ending == Ending::Gate {
@@ -251,8 +259,8 @@ fn silu_times<S: Simd>(simd: S, gate: &mut [[f32; ROWS]], up: &[[f32; ROWS]]) {
 
 /// Multiplies a panel with one tile of the input.
 ///
-/// `next` is what follows the panel in memory; a narrow tile waits for memory more than it
-/// computes, so it asks for that early. One stream of weights is read front to back: two panels
+/// `ahead` is what lies [`AHEAD_BYTES`] after the panel's beginning; a narrow tile waits for memory
+/// more than it computes, so it asks for that early. One stream of weights is read front to back: two panels
 /// side by side would hide the latency of sums, but take a third longer.
 trait Kernel {
     /// Columns of the widest tile.
@@ -261,7 +269,7 @@ trait Kernel {
     fn tile<S: Simd, const W: usize>(
         simd: S,
         panel: &[u8],
-        next: &[u8],
+        ahead: &[u8],
         input: &Input,
         row: usize,
         results: &mut [[f32; ROWS]; W],
@@ -281,7 +289,7 @@ impl<const BITS: usize, const SCALES: usize, const MINS: usize> Kernel for Int<B
     fn tile<S: Simd, const W: usize>(
         simd: S,
         panel: &[u8],
-        next: &[u8],
+        ahead: &[u8],
         input: &Input,
         row: usize,
         results: &mut [[f32; ROWS]; W],
@@ -294,7 +302,7 @@ impl<const BITS: usize, const SCALES: usize, const MINS: usize> Kernel for Int<B
             let mut sums = [simd.splat(0.0); W];
             for (index, (block, columns)) in panel.iter().zip(tile).enumerate() {
                 if W <= NARROW {
-                    ask_ahead(simd, panel, next, index);
+                    ask_for::<S, Block<BITS, SCALES, MINS>>(simd, ahead, index);
                 }
                 integer_block(simd, part, block, columns, &mut sums);
             }
@@ -360,18 +368,12 @@ fn integer_block<
     }
 }
 
-/// Asks the memory for what will be read [`AHEAD_BYTES`] after the `index`-th `T` of a panel:
-/// more of it, or of the bytes that are `next`.
+/// Asks the memory for the `index`-th `T` of what is `ahead`.
 #[inline(always)]
-fn ask_ahead<S: Simd, T: Pod>(simd: S, panel: &[T], next: &[u8], index: usize) {
-    let index = index + AHEAD_BYTES.div_ceil(size_of::<T>());
-    if let Some(bytes) = panel.get(index) {
-        simd.prefetch_all(bytemuck::bytes_of(bytes));
-    } else {
-        let start = (index - panel.len()) * size_of::<T>();
-        if let Some(bytes) = next.get(start..start + size_of::<T>()) {
-            simd.prefetch_all(bytes);
-        }
+fn ask_for<S: Simd, T>(simd: S, ahead: &[u8], index: usize) {
+    let start = index * size_of::<T>();
+    if let Some(bytes) = ahead.get(start..start + size_of::<T>()) {
+        simd.prefetch_all(bytes);
     }
 }
 
@@ -388,7 +390,7 @@ impl<E: Element> Kernel for Floats<E> {
     fn tile<S: Simd, const W: usize>(
         simd: S,
         panel: &[u8],
-        next: &[u8],
+        ahead: &[u8],
         input: &Input,
         row: usize,
         results: &mut [[f32; ROWS]; W],
@@ -399,8 +401,8 @@ impl<E: Element> Kernel for Floats<E> {
         for part in 0..ROWS / S::LANES {
             let mut sums = [simd.splat(0.0); W];
             for (line, (weights, x)) in panel.iter().zip(tile).enumerate() {
-                if W <= NARROW && line.is_multiple_of(CACHE_LINE / size_of::<[E; ROWS]>()) {
-                    ask_ahead(simd, panel, next, line);
+                if W <= NARROW && line.is_multiple_of(LINES_AHEAD) {
+                    ask_for::<S, [[E; ROWS]; LINES_AHEAD]>(simd, ahead, line / LINES_AHEAD);
                 }
                 let weights = E::load(simd, weights, part);
                 for (sum, x) in sums.iter_mut().zip(x) {
@@ -438,13 +440,12 @@ impl<const ROUNDED: bool> Kernel for Brains<ROUNDED> {
     fn tile<S: Simd, const W: usize>(
         simd: S,
         panel: &[u8],
-        next: &[u8],
+        ahead: &[u8],
         input: &Input,
         row: usize,
         results: &mut [[f32; ROWS]; W],
     ) {
         let (tables, panel) = short::parts(panel);
-        let next = next.get(size_of::<Tables>()..).unwrap_or_default();
         let rounded = ROUNDED && S::HAS_BF16;
         let halves = input.halves.get(row * 4 * panel.len()..);
         let halves: &[[[u32; W]; 4]] = halves.unwrap_or_default().as_chunks().0.as_chunks().0;
@@ -455,7 +456,7 @@ impl<const ROUNDED: bool> Kernel for Brains<ROUNDED> {
             let mut sums = [simd.splat(0.0); W];
             for (index, group) in panel.iter().enumerate() {
                 if W <= NARROW {
-                    ask_ahead(simd, panel, next, index);
+                    ask_for::<S, Group>(simd, ahead, index);
                 }
                 let pairs = simd.bf16_pairs(tables, group, part);
                 for (pair, weights) in pairs.into_iter().enumerate() {
