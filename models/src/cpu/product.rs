@@ -260,8 +260,8 @@ fn silu_times<S: Simd>(simd: S, gate: &mut [[f32; ROWS]], up: &[[f32; ROWS]]) {
 /// Multiplies a panel with one tile of the input.
 ///
 /// `ahead` is what lies [`AHEAD_BYTES`] after the panel's beginning; a narrow tile waits for memory
-/// more than it computes, so it asks for that early. One stream of weights is read front to back: two panels
-/// side by side would hide the latency of sums, but take a third longer.
+/// more than it computes, so it asks for that early. One stream of weights is read front to back:
+/// two panels side by side would hide the latency of sums, but are slower to read.
 trait Kernel {
     /// Columns of the widest tile.
     fn columns<S: Simd>() -> usize;
