@@ -184,10 +184,6 @@ impl Matrix {
 
     /// One row with its values.
     pub(crate) fn row(&self, bytes: &[u8], row: usize, out: &mut [f32]) {
-        if matches!(self.format, Format::Bf16 | Format::Bf16Wide) {
-            short::row(bytes, [self.panels, self.columns], row, out);
-            return;
-        }
         let panel_bytes = self.format.panel_bytes(self.columns);
         let at = row / ROWS * panel_bytes;
         let panel = &bytes[at..at + panel_bytes];
@@ -205,7 +201,9 @@ impl Matrix {
                     *out = f16::from_bits(line[lane]).to_f32();
                 }
             }
-            Format::Bf16 | Format::Bf16Wide => unreachable!("they were read above"),
+            Format::Bf16 | Format::Bf16Wide => {
+                short::row(bytes, [self.panels, self.columns], row, out);
+            }
             Format::F32 => {
                 let lines: &[[f32; ROWS]] = bytemuck::cast_slice(panel);
                 for (out, line) in out.iter_mut().zip(lines) {

@@ -296,13 +296,16 @@ proptest! {
         for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
             let found = product(&packed, level, threads, &input, ending);
             if dtype == GgmlDType::BF16 && level == Level::Avx512Bf16 {
-                // activations are rounded to 8 bits: each product is off by 1 in 256 at most
+                // activations are rounded to 8 bits of mantissa: each product is off by 1 in 256
+                // at most, and those of even weights by far less in sum
+                let scale = (columns as f32).sqrt() * 2.0;
                 for (index, (a, b)) in found.iter().zip(&alone).enumerate() {
                     let (row, output) = (index / rows, index % rows);
                     let weights = &packed.values[output * columns..][..columns];
                     let products = weights.iter().zip(&input[row * columns..][..columns]);
                     let size: f32 = products.map(|(w, x)| (w * x).abs()).sum();
-                    prop_assert!((a - b).abs() <= size / 250.0, "{} {} of {}", a, b, size);
+                    let bound = if brain { size / 250.0 } else { scale / 128.0 };
+                    prop_assert!((a - b).abs() < bound.max(f32::MIN_POSITIVE), "{} {}", a, b);
                 }
             } else {
                 prop_assert_eq!(&found, &alone, "{}", level);
