@@ -131,6 +131,24 @@ impl Clock {
         }
     }
 
+    /// What the system's wall clock, in nanoseconds since 1970, is ahead of this clock by, to some
+    /// microseconds; none when the two could not be read that close to each other.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn wall_is_ahead_by(&self) -> Option<i64> {
+        /// Between two readings the thread may have lost its processor.
+        const TRIES: usize = 3;
+        const CLOSE: Nanos = Nanos(20_000);
+        let tries = (0..TRIES).map(|_| {
+            let before = self.now();
+            let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+            let took = self.now().since(before);
+            let wall_ns = wall.tv_sec * 1_000_000_000 + wall.tv_nsec;
+            (took, wall_ns - (before.0 + took.0 / 2).cast_signed())
+        });
+        let closest = tries.min_by_key(|(took, _)| *took);
+        closest.and_then(|(took, ahead)| (took <= CLOSE).then_some(ahead))
+    }
+
     /// Completes at `deadline`, or at once if that has passed.
     pub fn sleep_until(&self, deadline: Nanos) -> Sleep {
         Sleep {

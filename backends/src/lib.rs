@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`contract`]: [`Backend`], [`Request`], [`TokenStream`] and the events in it.
 //! - [`clock`]: real and virtual time; [`alarm`] waits for sockets until an instant of it.
+//! - [`stamp`]: reads with the instant at which the bytes came.
 //! - [`engine`]: continuous batching over any device ([`engine::Executor`]).
 //! - [`cpu`]: the executor that runs the reference model on the CPU.
 //! - [`candle`]: the executor that runs it through candle's kernels, on any device.
@@ -27,6 +28,7 @@ pub mod plugin;
 pub mod probe;
 pub mod prometheus;
 pub mod sim;
+pub mod stamp;
 
 pub use clock::{Clock, Nanos};
 pub use contract::{

@@ -31,7 +31,7 @@ pub struct Preflight {
     pub requests: u64,
     /// Chunks that were compared, one token each.
     pub tokens: u64,
-    /// From the server's stamp before its write to the client's after its read, per chunk.
+    /// From the server's stamp before its write to the instant the client has, per chunk.
     pub receive_error_s: Spread,
     /// Lateness of sends.
     pub send_lag_s: Spread,

@@ -1,10 +1,10 @@
 //! One connection's way to the wire: plain, or TLS.
 //!
-//! Invariants: what a socket gives is handed on as it came, so that its instant is that of the
-//! read, before anything is decrypted; decrypting is left to the time for parsing. Nothing of a
-//! request is written before the handshake is over. It takes no time and knows nothing of HTTP.
+//! Invariants: what a socket gives is decrypted in the time for parsing, not when it is read;
+//! nothing of a request is written before the handshake is over. It takes no time and knows nothing
+//! of HTTP.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _, Write};
 
 use mio::net::TcpStream;
 use rustls::ClientConnection;
@@ -91,11 +91,6 @@ impl Link {
                 Ok(_) => {}
             }
         }
-    }
-
-    /// What the socket has.
-    pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(into)
     }
 
     /// Decrypts a read and adds what it says to `plain`; true when the server has ended TLS. What

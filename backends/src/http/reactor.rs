@@ -1,26 +1,28 @@
 //! One thread that owns the sockets: it sends each request at its instant and stamps what comes.
 //!
-//! Reading comes first. A read is stamped and put aside; parsing is done in small slices while no
-//! socket is ready, so a burst of answers is not stamped late because one of them is being parsed.
+//! Reading comes first. A read is put aside with the instant at which its bytes arrived (see
+//! [`crate::stamp`]); parsing is done in small slices while no socket is ready, so a burst of
+//! answers is not read late because one of them is being parsed.
 //! Events are handed over when an answer ends, and now and then before, since waking the readers
 //! for every token would take the processor from the sockets; instants are in the events.
 //!
 //! With TLS a read is stamped before it is decrypted, which is part of parsing; a request is
 //! stamped before it is encrypted.
 //!
-//! Invariants: instants are taken right after the read, or right before the first write; reads of
-//! one connection are parsed in their order; every request ends in exactly one last event, or its
-//! stream was dropped. Connections are kept and reused, never shared by two requests at a time;
-//! nothing is sent twice.
+//! Invariants: instants are taken with the read, or right before the first write; those of one
+//! connection never decrease; its reads are parsed in their order; every request ends in exactly
+//! one last event, or its stream was dropped. Connections are kept and reused, never shared by two
+//! requests at a time; nothing is sent twice.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hdrhistogram::Histogram;
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -30,6 +32,7 @@ use tokio::sync::mpsc;
 use crate::alarm::Alarm;
 use crate::clock::{Clock, Nanos};
 use crate::contract::{Delivery, Event, EventKind, Failure, FailureCause};
+use crate::stamp::{Came, Stamper, ask_for_stamps};
 
 use super::answer::{AnswerReader, Connection as Then};
 use super::link::Link;
@@ -41,6 +44,8 @@ const FIRST_CONNECTION: usize = 2;
 /// Requests that are sent before the sockets are looked at again: many that are late at once must
 /// not keep answers from being read, nor the connections of those from being used again.
 const SEND_SLICE: usize = 32;
+/// Reads, or pieces of parsing, between two looks at what is to be sent.
+const WORK_SLICE: usize = 16;
 /// Reads that are parsed before the sockets are looked at again.
 const PARSE_SLICE: usize = 8;
 /// Connections that are looked after in one go.
@@ -86,6 +91,7 @@ impl Server {
     fn connect(&self) -> io::Result<Link> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;
+        ask_for_stamps(&stream);
         let tls = self.tls.as_ref().map(|(tls, name)| tls.connection(name));
         Ok(Link::new(
             stream,
@@ -94,8 +100,8 @@ impl Server {
     }
 }
 
-/// Counts of connections.
-#[derive(Debug, Default)]
+/// Counts of connections and reads.
+#[derive(Debug)]
 pub(super) struct Counts {
     /// Made so far.
     pub(super) made: AtomicU64,
@@ -103,6 +109,37 @@ pub(super) struct Counts {
     pub(super) ahead: AtomicU64,
     /// Open at the same time, at most.
     pub(super) peak: AtomicU64,
+    /// Reads that gave bytes.
+    pub(super) reads: AtomicU64,
+    waits: Mutex<Histogram<u64>>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        const MINUTE_NS: u64 = 60_000_000_000;
+        let waits = Histogram::new_with_max(MINUTE_NS, 2).expect("the limits are accepted");
+        Self {
+            made: AtomicU64::new(0),
+            ahead: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            waits: Mutex::new(waits),
+        }
+    }
+}
+
+impl Counts {
+    /// How long the bytes that the kernel stamped had waited for their read, nanoseconds.
+    pub(super) fn waits(&self) -> MutexGuard<'_, Histogram<u64>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read(&self, waited: Option<Nanos>) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if let Some(Nanos(waited_ns)) = waited {
+            self.waits().saturating_record(waited_ns);
+        }
+    }
 }
 
 /// The way to the thread; it ends when this is dropped.
@@ -123,6 +160,7 @@ impl Reactor {
         let counts = Arc::new(Counts::default());
         let sockets = Sockets {
             poll,
+            stamper: Stamper::new(clock.clone()),
             clock,
             server,
             counts: Arc::clone(&counts),
@@ -181,6 +219,7 @@ impl Drop for Reactor {
 struct Sockets {
     poll: Poll,
     clock: Clock,
+    stamper: Stamper,
     server: Server,
     counts: Arc<Counts>,
     connections: Slab<Connection>,
@@ -227,6 +266,8 @@ struct Connection {
     serial: u64,
     state: State,
     request: Option<InFlight>,
+    /// When the last bytes came, or the last request was sent.
+    last: Nanos,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -281,14 +322,16 @@ impl Sockets {
                 tracing::error!(%error, "the sockets cannot be polled; the client stops");
                 return;
             }
-            for ready in &events {
+            for (done, ready) in events.iter().enumerate() {
                 if let Some(key) = ready.token().0.checked_sub(FIRST_CONNECTION) {
                     self.ready(key, ready);
                 }
+                self.send_between(done);
             }
             // Never fewer than came in just now would need in the long run.
-            for _ in 0..PARSE_SLICE.max(self.unparsed.len() / 4) {
+            for done in 0..PARSE_SLICE.max(self.unparsed.len() / 4) {
                 self.parse_one();
+                self.send_between(done);
             }
         }
     }
@@ -318,6 +361,14 @@ impl Sockets {
         let busy = self.connections.len() > self.idle.len();
         let tend = busy.then_some(self.tend_at);
         due.into_iter().chain(tend).min()
+    }
+
+    /// After each slice of other work: a request cannot be stamped by the kernel, and has to go out
+    /// at its instant.
+    fn send_between(&mut self, done: usize) {
+        if done % WORK_SLICE == WORK_SLICE - 1 {
+            self.send_due(self.clock.now());
+        }
     }
 
     fn send_due(&mut self, now: Nanos) {
@@ -363,6 +414,7 @@ impl Sockets {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        connection.last = at;
         connection.request = Some(InFlight {
             answer: AnswerReader::default(),
             events,
@@ -390,6 +442,7 @@ impl Sockets {
             serial,
             state: State::Connecting,
             request: None,
+            last: self.clock.now(),
         });
         Ok(key)
     }
@@ -459,7 +512,7 @@ impl Sockets {
         }
     }
 
-    /// Reads until the socket is empty, and stamps each read.
+    /// Reads until the socket is empty, each time with the instant of what came.
     fn read(&mut self, key: usize, to_the_end: bool) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
@@ -470,19 +523,24 @@ impl Sockets {
             return;
         }
         loop {
-            let read = connection.link.read(&mut self.scratch);
-            let at = self.clock.now();
-            let what = match read {
-                Ok(0) => ReadResult::End(None),
-                Ok(count) => {
-                    let from = self.arena.len();
-                    self.arena.extend_from_slice(&self.scratch[..count]);
-                    ReadResult::Bytes(from..from + count)
-                }
+            let (socket, last) = (&connection.link.stream, connection.last);
+            let came = match self.stamper.read(socket, &mut self.scratch, last) {
+                Ok(came) => Ok(came),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => ReadResult::End(Some(error)),
+                Err(error) => Err(error),
             };
+            let (at, what) = match came {
+                Ok(Came { bytes: 0, at, .. }) => (at, ReadResult::End(None)),
+                Ok(Came { bytes, at, waited }) => {
+                    self.counts.read(waited);
+                    let from = self.arena.len();
+                    self.arena.extend_from_slice(&self.scratch[..bytes]);
+                    (at, ReadResult::Bytes(from..from + bytes))
+                }
+                Err(error) => (self.clock.now(), ReadResult::End(Some(error))),
+            };
+            connection.last = at;
             if connection.request.is_none() && matches!(what, ReadResult::End(_)) {
                 drop(self.remove(key));
                 return;

@@ -2,12 +2,13 @@
 //!
 //! The thread wakes a little before the next chunk is due and watches the clock for the rest, so a
 //! chunk is sent within microseconds of its instant as long as the thread has a processor.
-//! Invariant: the instants of an answer are planned when its request has been read and never move;
-//! a chunk that is late does not make the next one late.
+//! Invariant: the instants of an answer are planned when its request has been read, count from when
+//! that arrived (see [`backends::stamp`]), and never move; a chunk that is late does not make the
+//! next one late.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use backends::alarm::Alarm;
 use backends::http::Stack;
+use backends::stamp::{Came, Stamper, ask_for_stamps};
 use backends::{Clock, Nanos};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -81,6 +83,8 @@ pub fn serve(listen: SocketAddr, config: MockConfig) -> io::Result<Handle> {
     let socket = Socket::new(Domain::for_address(listen), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&listen.into())?;
+    // Those that are accepted inherit it.
+    ask_for_stamps(&socket);
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let mut listener = TcpListener::from_std(socket.into());
@@ -95,6 +99,7 @@ pub fn serve(listen: SocketAddr, config: MockConfig) -> io::Result<Handle> {
     let started = clock.now();
     let server = Server {
         poll,
+        stamper: Stamper::new(clock.clone()),
         clock,
         listener,
         config,
@@ -123,6 +128,7 @@ pub fn serve(listen: SocketAddr, config: MockConfig) -> io::Result<Handle> {
 struct Server {
     poll: Poll,
     clock: Clock,
+    stamper: Stamper,
     listener: TcpListener,
     config: MockConfig,
     started: Nanos,
@@ -144,6 +150,8 @@ struct Connection {
     stream: TcpStream,
     serial: u64,
     input: Vec<u8>,
+    /// When the last of it came.
+    came: Nanos,
     /// What the client has not taken yet.
     backlog: Vec<u8>,
     answer: Option<Answer>,
@@ -271,6 +279,7 @@ impl Server {
                 stream,
                 serial: self.accepted,
                 input: Vec::new(),
+                came: self.started,
                 backlog: Vec::new(),
                 answer: None,
             });
@@ -288,8 +297,8 @@ impl Server {
                 return;
             }
         }
-        let open = connection.read(&mut self.scratch);
-        let received = self.clock.now();
+        let open = connection.read(&mut self.stamper, &mut self.scratch);
+        let received = connection.came;
         if self.take_request(key, received) == Then::Close || open == Then::Close {
             self.close(key);
         }
@@ -583,11 +592,14 @@ impl Answer {
 
 impl Connection {
     /// Reads all there is.
-    fn read(&mut self, scratch: &mut [u8]) -> Then {
+    fn read(&mut self, stamper: &mut Stamper, scratch: &mut [u8]) -> Then {
         loop {
-            match self.stream.read(scratch) {
-                Ok(0) => return Then::Close,
-                Ok(count) => self.input.extend_from_slice(&scratch[..count]),
+            match stamper.read(&self.stream, scratch, self.came) {
+                Ok(Came { bytes: 0, .. }) => return Then::Close,
+                Ok(Came { bytes, at, .. }) => {
+                    self.input.extend_from_slice(&scratch[..bytes]);
+                    self.came = at;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Then::Keep,
                 Err(_) => return Then::Close,
