@@ -3,8 +3,8 @@
 //! One kernel serves decode and prefill: it walks a panel of 16 weight rows block by block,
 //! unpacks the codes in registers and multiplies them with every column of a tile, so that the
 //! unpacking is shared by up to 12 columns and nothing is expanded in memory. **Invariant.** Each
-//! element of the product is summed in the order of the columns, whatever the tile, the thread or
-//! the level; a row's result does not depend on the rows beside it.
+//! element of the product is summed in one order, whatever the tile, the thread or the level; a
+//! row's result does not depend on the rows beside it.
 
 #![expect(unsafe_code, reason = "threads fill disjoint columns of one output")]
 #![expect(
@@ -15,7 +15,7 @@
 use super::input::{Columns, Input, Tiles};
 use super::pack::{Block, Format, Matrix};
 use super::pool::{Pool, Shared};
-use super::short::{self, Group};
+use super::short::{self, COLUMNS, Group, Tables};
 use super::simd::{Job, Level, ROWS, Simd};
 use crate::kv::Element;
 use std::marker::PhantomData;
@@ -28,8 +28,6 @@ const GROUP_BYTES: usize = 384 << 10;
 const NARROW: usize = 2;
 /// How far ahead of what it reads a narrow tile asks for memory.
 const AHEAD_BYTES: usize = 4096;
-/// Rows of 16 weights for which memory is asked at once.
-const LINES_AHEAD: usize = 4;
 
 /// What becomes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -395,22 +393,99 @@ impl<E: Element> Kernel for Floats<E> {
         row: usize,
         results: &mut [[f32; ROWS]; W],
     ) {
-        let panel: &[[E; ROWS]] = bytemuck::cast_slice(panel);
-        let tile = &input.floats[row * panel.len()..];
-        let tile = &tile.as_chunks::<W>().0[..panel.len()];
-        for part in 0..ROWS / S::LANES {
-            let mut sums = [simd.splat(0.0); W];
-            for (line, (weights, x)) in panel.iter().zip(tile).enumerate() {
-                if W <= NARROW && line.is_multiple_of(LINES_AHEAD) {
-                    ask_for::<S, [[E; ROWS]; LINES_AHEAD]>(simd, ahead, line / LINES_AHEAD);
-                }
-                let weights = E::load(simd, weights, part);
-                for (sum, x) in sums.iter_mut().zip(x) {
-                    *sum = simd.fma(weights, simd.splat(*x), *sum);
-                }
-            }
-            put_sums(simd, part, &sums, results);
+        let lines: &[[E; ROWS]] = bytemuck::cast_slice(panel);
+        let x = &input.floats[row * lines.len()..];
+        let x = x.as_chunks::<W>().0[..lines.len()].as_chunks();
+        let lines = lines.as_chunks();
+        sum_up(simd, &Lines { lines, ahead, x }, results);
+    }
+}
+
+/// A slice by eights, and what is left.
+type Eights<'a, T> = (&'a [[T; COLUMNS]], &'a [T]);
+
+/// Weights of 16 rows, line by line, and what they are multiplied with.
+struct Lines<'a, E, const W: usize> {
+    lines: Eights<'a, [E; ROWS]>,
+    ahead: &'a [u8],
+    x: Eights<'a, [f32; W]>,
+}
+
+impl<S: Simd, E: Element, const W: usize> Groups<S, W> for Lines<'_, E, W> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.lines.0.len() + usize::from(!self.lines.1.is_empty())
+    }
+
+    #[inline(always)]
+    fn add(&self, simd: S, part: usize, index: usize, sums: &mut [S::F; W]) {
+        if W <= NARROW {
+            ask_for::<S, [[E; ROWS]; COLUMNS]>(simd, self.ahead, index);
         }
+        match (self.lines.0.get(index), self.x.0.get(index)) {
+            (Some(lines), Some(x)) => add_lines(simd, part, lines, x, sums),
+            _ => add_lines(simd, part, self.lines.1, self.x.1, sums),
+        }
+    }
+}
+
+#[inline(always)]
+fn add_lines<S: Simd, E: Element, const W: usize>(
+    simd: S,
+    part: usize,
+    lines: &[[E; ROWS]],
+    x: &[[f32; W]],
+    sums: &mut [S::F; W],
+) {
+    for (weights, x) in lines.iter().zip(x) {
+        let weights = E::load(simd, weights, part);
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum = simd.fma(weights, simd.splat(*x), *sum);
+        }
+    }
+}
+
+/// A tile of a float kernel by groups of 8 columns.
+trait Groups<S: Simd, const W: usize> {
+    fn count(&self) -> usize;
+
+    /// Adds the products of the `index`-th group.
+    fn add(&self, simd: S, part: usize, index: usize, sums: &mut [S::F; W]);
+}
+
+/// Adds every other group to one sum and the rest to another: products of one sum wait for each
+/// other, and a narrow tile has few others to do meanwhile. Where a wide one has no registers for
+/// both, it takes one after the other.
+#[inline(always)]
+fn sum_up<S: Simd, const W: usize>(
+    simd: S,
+    tile: &impl Groups<S, W>,
+    results: &mut [[f32; ROWS]; W],
+) {
+    let (evens, odds) = (tile.count().div_ceil(2), tile.count() / 2);
+    for part in 0..ROWS / S::LANES {
+        let mut sums = [simd.splat(0.0); W];
+        let mut others = [simd.splat(0.0); W];
+        if W <= NARROW || S::LANES == ROWS {
+            for index in 0..odds {
+                tile.add(simd, part, 2 * index, &mut sums);
+                tile.add(simd, part, 2 * index + 1, &mut others);
+            }
+            if odds < evens {
+                tile.add(simd, part, 2 * odds, &mut sums);
+            }
+        } else {
+            for index in 0..evens {
+                tile.add(simd, part, 2 * index, &mut sums);
+            }
+            for index in 0..odds {
+                tile.add(simd, part, 2 * index + 1, &mut others);
+            }
+        }
+        for (sum, other) in sums.iter_mut().zip(others) {
+            *sum = simd.add(*sum, other);
+        }
+        put_sums(simd, part, &sums, results);
     }
 }
 
@@ -446,35 +521,54 @@ impl<const ROUNDED: bool> Kernel for Brains<ROUNDED> {
         results: &mut [[f32; ROWS]; W],
     ) {
         let (tables, panel) = short::parts(panel);
-        let rounded = ROUNDED && S::HAS_BF16;
         let halves = input.halves.get(row * 4 * panel.len()..);
-        let halves: &[[[u32; W]; 4]] = halves.unwrap_or_default().as_chunks().0.as_chunks().0;
         let floats = input.floats.get(row * 8 * panel.len()..);
         let floats = floats.unwrap_or_default().as_chunks().0.as_chunks().0;
-        let floats: &[[[[f32; W]; 2]; 4]] = floats.as_chunks().0;
-        for part in 0..ROWS / S::LANES {
-            let mut sums = [simd.splat(0.0); W];
-            for (index, group) in panel.iter().enumerate() {
-                if W <= NARROW {
-                    ask_for::<S, Group>(simd, ahead, index);
+        let tile = Pairs::<'_, ROUNDED, W> {
+            tables,
+            panel,
+            ahead,
+            halves: halves.unwrap_or_default().as_chunks().0.as_chunks().0,
+            floats: floats.as_chunks().0,
+        };
+        sum_up(simd, &tile, results);
+    }
+}
+
+/// bf16 weights of 16 rows, in groups of four pairs of columns, and what they are multiplied with.
+struct Pairs<'a, const ROUNDED: bool, const W: usize> {
+    tables: &'a Tables,
+    panel: &'a [Group],
+    ahead: &'a [u8],
+    halves: &'a [[[u32; W]; 4]],
+    floats: &'a [[[[f32; W]; 2]; 4]],
+}
+
+impl<S: Simd, const ROUNDED: bool, const W: usize> Groups<S, W> for Pairs<'_, ROUNDED, W> {
+    #[inline(always)]
+    fn count(&self) -> usize {
+        self.panel.len()
+    }
+
+    #[inline(always)]
+    fn add(&self, simd: S, part: usize, index: usize, sums: &mut [S::F; W]) {
+        if W <= NARROW {
+            ask_for::<S, Group>(simd, self.ahead, index);
+        }
+        let pairs = simd.bf16_pairs(self.tables, &self.panel[index], part);
+        for (pair, weights) in pairs.into_iter().enumerate() {
+            if ROUNDED && S::HAS_BF16 {
+                for (sum, x) in sums.iter_mut().zip(&self.halves[index][pair]) {
+                    *sum = simd.dot_bf16(*sum, weights, *x);
                 }
-                let pairs = simd.bf16_pairs(tables, group, part);
-                for (pair, weights) in pairs.into_iter().enumerate() {
-                    if rounded {
-                        for (sum, x) in sums.iter_mut().zip(&halves[index][pair]) {
-                            *sum = simd.dot_bf16(*sum, weights, *x);
-                        }
-                        continue;
-                    }
-                    let weights = [simd.bf16_even(weights), simd.bf16_odd(weights)];
-                    for (weights, column) in weights.into_iter().zip(&floats[index][pair]) {
-                        for (sum, x) in sums.iter_mut().zip(column) {
-                            *sum = simd.fma(weights, simd.splat(*x), *sum);
-                        }
-                    }
+                continue;
+            }
+            let weights = [simd.bf16_even(weights), simd.bf16_odd(weights)];
+            for (weights, column) in weights.into_iter().zip(&self.floats[index][pair]) {
+                for (sum, x) in sums.iter_mut().zip(column) {
+                    *sum = simd.fma(weights, simd.splat(*x), *sum);
                 }
             }
-            put_sums(simd, part, &sums, results);
         }
     }
 }
