@@ -396,8 +396,8 @@ impl<E: Element> Kernel for Floats<E> {
         let lines: &[[E; ROWS]] = bytemuck::cast_slice(panel);
         let x = &input.floats[row * lines.len()..];
         let x = x.as_chunks::<W>().0[..lines.len()].as_chunks();
-        let lines = lines.as_chunks();
-        sum_up(simd, &Lines { lines, ahead, x }, results);
+        let weights = lines.as_chunks();
+        sum_up(simd, &Lines { weights, ahead, x }, results);
     }
 }
 
@@ -406,7 +406,7 @@ type Eights<'a, T> = (&'a [[T; COLUMNS]], &'a [T]);
 
 /// Weights of 16 rows, line by line, and what they are multiplied with.
 struct Lines<'a, E, const W: usize> {
-    lines: Eights<'a, [E; ROWS]>,
+    weights: Eights<'a, [E; ROWS]>,
     ahead: &'a [u8],
     x: Eights<'a, [f32; W]>,
 }
@@ -414,7 +414,7 @@ struct Lines<'a, E, const W: usize> {
 impl<S: Simd, E: Element, const W: usize> Groups<S, W> for Lines<'_, E, W> {
     #[inline(always)]
     fn count(&self) -> usize {
-        self.lines.0.len() + usize::from(!self.lines.1.is_empty())
+        self.weights.0.len() + usize::from(!self.weights.1.is_empty())
     }
 
     #[inline(always)]
@@ -422,9 +422,9 @@ impl<S: Simd, E: Element, const W: usize> Groups<S, W> for Lines<'_, E, W> {
         if W <= NARROW {
             ask_for::<S, [[E; ROWS]; COLUMNS]>(simd, self.ahead, index);
         }
-        match (self.lines.0.get(index), self.x.0.get(index)) {
+        match (self.weights.0.get(index), self.x.0.get(index)) {
             (Some(lines), Some(x)) => add_lines(simd, part, lines, x, sums),
-            _ => add_lines(simd, part, self.lines.1, self.x.1, sums),
+            _ => add_lines(simd, part, self.weights.1, self.x.1, sums),
         }
     }
 }
