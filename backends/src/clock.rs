@@ -140,9 +140,8 @@ impl Clock {
         const CLOSE: Nanos = Nanos(20_000);
         let tries = (0..TRIES).map(|_| {
             let before = self.now();
-            let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+            let wall_ns = system_ns(rustix::time::ClockId::Realtime).cast_signed();
             let took = self.now().since(before);
-            let wall_ns = wall.tv_sec * 1_000_000_000 + wall.tv_nsec;
             (took, wall_ns - (before.0 + took.0 / 2).cast_signed())
         });
         let closest = tries.min_by_key(|(took, _)| *took);
@@ -360,7 +359,12 @@ fn pace(shared: &std::sync::Weak<Shared>) {
 /// run's clock drives; everything in a run goes by its [`Clock`].
 #[cfg(unix)]
 pub fn monotonic_now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    system_ns(rustix::time::ClockId::Monotonic)
+}
+
+#[cfg(unix)]
+fn system_ns(clock: rustix::time::ClockId) -> u64 {
+    let now = rustix::time::clock_gettime(clock);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 

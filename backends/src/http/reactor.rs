@@ -524,13 +524,7 @@ impl Sockets {
         }
         loop {
             let (socket, last) = (&connection.link.stream, connection.last);
-            let came = match self.stamper.read(socket, &mut self.scratch, last) {
-                Ok(came) => Ok(came),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(error),
-            };
-            let (at, what) = match came {
+            let (at, what) = match self.stamper.read(socket, &mut self.scratch, last) {
                 Ok(Came { bytes: 0, at, .. }) => (at, ReadResult::End(None)),
                 Ok(Came { bytes, at, waited }) => {
                     self.counts.read(waited);
@@ -538,6 +532,8 @@ impl Sockets {
                     self.arena.extend_from_slice(&self.scratch[..bytes]);
                     (at, ReadResult::Bytes(from..from + bytes))
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => (self.clock.now(), ReadResult::End(Some(error))),
             };
             connection.last = at;

@@ -29,7 +29,7 @@ pub struct Truth {
     pub id: Option<String>,
     /// How it ended; `unfinished` while it goes on, `cancelled` when the client went away.
     pub outcome: Outcome,
-    /// When the last of it arrived.
+    /// When the last of it arrived, or the answer before it on its connection had ended.
     pub received_ns: u64,
     /// When each chunk was to be sent.
     pub planned_ns: Vec<u64>,
