@@ -22,6 +22,8 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
+use crate::priority;
+
 /// Nanoseconds since the start of the run. The only time type in the program.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
@@ -194,7 +196,7 @@ impl Clock {
     /// # Panics
     /// As [`Self::block_on`].
     pub fn block_on_giving_way<F: Future>(&self, main: F) -> F::Output {
-        self.runtime(give_way).block_on(main)
+        self.runtime(priority::give_way).block_on(main)
     }
 
     /// In real time each thread of tasks begins with `begin`.
@@ -237,19 +239,6 @@ impl Clock {
             .expect("a thread can be started");
     }
 }
-
-/// Lowers the priority of the calling thread.
-#[cfg(target_os = "linux")]
-fn give_way() {
-    /// A tenth of the weight of a thread as it starts: as the scheduler of Linux has it.
-    const NICER: i32 = 10;
-    if let Err(error) = rustix::process::nice(NICER) {
-        tracing::debug!(%error, "a thread keeps its priority");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn give_way() {}
 
 impl fmt::Debug for Clock {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,6 +11,7 @@
 //! - [`plugin`]: the executor that calls a device through a C interface.
 //! - [`http`]: any server that speaks the OpenAI API.
 //! - [`devices`]: what is known of devices, with sources.
+//! - [`priority`]: how the threads of this process share a processor.
 //! - [`probe`]: what accelerators and processors draw.
 //! - [`prometheus`]: lines of the text format that servers and exporters tell about themselves in.
 //!
@@ -25,6 +26,7 @@ pub mod devices;
 pub mod engine;
 pub mod http;
 pub mod plugin;
+pub mod priority;
 pub mod probe;
 pub mod prometheus;
 pub mod sim;

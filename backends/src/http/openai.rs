@@ -90,7 +90,7 @@ pub(super) struct Chunk {
 pub(super) enum ChunkError {
     /// Not UTF-8.
     #[error("{0}")]
-    Utf8(#[from] std::str::Utf8Error),
+    Utf8(#[from] simdutf8::compat::Utf8Error),
     /// Not JSON, or not of the right form.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
@@ -99,7 +99,7 @@ pub(super) enum ChunkError {
 /// Reads one event.
 pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, ChunkError> {
     // All of it, not only the strings that are looked at.
-    let raw: RawChunk = serde_json::from_str(std::str::from_utf8(data)?)?;
+    let raw: RawChunk = serde_json::from_str(simdutf8::compat::from_utf8(data)?)?;
     let mut chunk = Chunk {
         usage: raw.usage.map(Usage::from),
         ..Chunk::default()

@@ -32,6 +32,7 @@ use tokio::sync::mpsc;
 use crate::alarm::Alarm;
 use crate::clock::{Clock, Nanos};
 use crate::contract::{Delivery, Event, EventKind, Failure, FailureCause};
+use crate::priority::take_short_turns;
 use crate::stamp::{Came, Stamper, ask_for_stamps};
 
 use super::answer::{AnswerReader, Connection as Then};
@@ -51,12 +52,14 @@ const PARSE_SLICE: usize = 8;
 /// Connections that are looked after in one go.
 const TEND_SLICE: usize = 32;
 /// Events that are not wanted at once wait so long to be handed over, while their stream goes on.
-const HOLD: Nanos = Nanos(500_000_000);
+const HOLD: Nanos = Nanos(2_000_000_000);
+/// Events of an answer that there is room for at first.
+const HELD: usize = 64;
 /// All connections are looked after once in this time: streams that were dropped, events that
 /// still wait, answers whose end has come but not that of their body.
 const TEND_EVERY: Nanos = Nanos(250_000_000);
 /// So long an event waits in the worst case, with some room for a busy machine.
-pub(super) const LONGEST_HOLD: Nanos = Nanos(1_000_000_000);
+pub(super) const LONGEST_HOLD: Nanos = Nanos(2_500_000_000);
 /// How long the end of a body may take after the mark of the end.
 const PATIENCE: Nanos = Nanos(1_000_000_000);
 
@@ -177,7 +180,10 @@ impl Reactor {
         };
         std::thread::Builder::new()
             .name("sockets".into())
-            .spawn(move || sockets.run(alarm, &inbox))?;
+            .spawn(move || {
+                take_short_turns();
+                sockets.run(alarm, &inbox);
+            })?;
         Ok(Self {
             commands: Some(commands),
             waker,
@@ -393,17 +399,17 @@ impl Sockets {
             events,
             ..
         } = outgoing;
-        let at = self.clock.now();
-        let sent = Event {
+        let sent_at = |at| Event {
             at,
             kind: EventKind::Sent,
         };
+        let before = self.clock.now();
         let key = match self.idle.pop() {
             Some(key) => key,
             None => match self.connect() {
                 Ok(key) => key,
                 Err(error) => {
-                    drop(events.send(sent));
+                    drop(events.send(sent_at(before)));
                     let at = self.clock.now();
                     let kind = EventKind::Failed(self.connect_failure(&error));
                     drop(events.send(Event { at, kind }));
@@ -414,15 +420,22 @@ impl Sockets {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
+        connection.link.put(bytes);
+        let mut held = Vec::with_capacity(HELD);
+        // Making a connection counts; what is done here does not.
+        let at = match connection.state {
+            State::Open => self.clock.now(),
+            State::Connecting | State::ShakingHands => before,
+        };
+        held.push(sent_at(at));
         connection.last = at;
         connection.request = Some(InFlight {
             answer: AnswerReader::default(),
             events,
-            held: vec![sent],
+            held,
             delivery,
             since: at,
         });
-        connection.link.put(bytes);
         if connection.state == State::Open {
             connection.link.write();
         }

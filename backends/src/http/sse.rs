@@ -33,6 +33,14 @@ impl SseReader {
         }
         while let Some(end) = memchr2(b'\n', b'\r', bytes) {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
+            // Most events are one line that came with the blank line after it; they are not copied.
+            if let Some(value) = data_value(line).filter(|_| self.is_between_events())
+                && let Some(rest) = end_of_event(&bytes[end..])
+            {
+                event(value);
+                bytes = rest;
+                continue;
+            }
             if self.line.is_empty() {
                 self.end_line(line, &mut event);
             } else {
@@ -57,6 +65,10 @@ impl SseReader {
         self.line.len() + self.data.len()
     }
 
+    fn is_between_events(&self) -> bool {
+        self.started && self.line.is_empty() && !self.has_data
+    }
+
     fn end_line(&mut self, mut line: &[u8], event: &mut impl FnMut(&[u8])) {
         if !std::mem::replace(&mut self.started, true) {
             line = line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line);
@@ -75,6 +87,12 @@ impl SseReader {
             self.data.extend_from_slice(value);
         }
     }
+}
+
+/// What comes after an event whose last line ends here.
+fn end_of_event(bytes: &[u8]) -> Option<&[u8]> {
+    let after = bytes.strip_prefix(b"\n\n");
+    after.or_else(|| bytes.strip_prefix(b"\r\n\r\n"))
 }
 
 fn data_value(line: &[u8]) -> Option<&[u8]> {

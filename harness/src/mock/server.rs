@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use backends::alarm::Alarm;
 use backends::http::Stack;
+use backends::priority::take_short_turns;
 use backends::stamp::{Came, Stamper, ask_for_stamps};
 use backends::{Clock, Nanos};
 use mio::net::{TcpListener, TcpStream};
@@ -116,7 +117,10 @@ pub fn serve(listen: SocketAddr, config: MockConfig) -> io::Result<Handle> {
     };
     let thread = std::thread::Builder::new()
         .name("mock".into())
-        .spawn(move || server.run(alarm))?;
+        .spawn(move || {
+            take_short_turns();
+            server.run(alarm)
+        })?;
     Ok(Handle {
         address,
         stop,

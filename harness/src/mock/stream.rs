@@ -3,6 +3,7 @@
 //! Invariant: each event is one chunk of the HTTP body, and its stamp is written last, into a place
 //! of fixed width, right before the write. It does no input or output.
 
+use std::fmt::{self, Display};
 use std::io::Write as _;
 use std::ops::Range;
 
@@ -12,6 +13,11 @@ use super::MockConfig;
 
 /// What tokens say, one character each.
 const CHARACTERS: [&str; 8] = ["今", "天", "的", "云", "很", "好", "看", "。"];
+/// Before and after the number of the request, in each object.
+const COMMON: &str = r#"{"id":"mock-"#;
+const KIND: &str = r#","object":"chat.completion.chunk","created":0,"model":"mock","#;
+/// Digits of the length of a chunk.
+const LENGTH_WIDTH: usize = 8;
 /// Digits of the largest stamp.
 const STAMP_WIDTH: usize = 20;
 
@@ -67,7 +73,8 @@ impl<'a> EventWriter<'a> {
 
     /// The chunk that says who speaks.
     pub(super) fn role(&self, out: &mut Vec<u8>) {
-        self.choice(out, r#"{"role":"assistant","content":""}"#, "null", "");
+        let delta = r#"{"role":"assistant","content":""}"#;
+        self.choice(out, delta, "null", format_args!(""));
     }
 
     /// A chunk of tokens; where in `out` its stamp belongs. `end` is for the last.
@@ -77,18 +84,22 @@ impl<'a> EventWriter<'a> {
         content: Content,
         end: Option<End>,
     ) -> Range<usize> {
-        let delta = self.delta(&text(content.first_token, content.tokens));
         let end = end.filter(|_| self.ends_with_content());
         let finish = if end.is_some() { r#""length""# } else { "null" };
         let usage = end.and_then(|end| end.usage);
         let usage = usage.filter(|_| self.config.stack == Stack::MindIe);
-        let mut more =
-            usage.map_or_else(String::new, |counts| format!(",{}", usage_object(counts)));
-        more += &format!(
-            r#","mock":{{"token":{},"planned_ns":{},"sent_ns":{:STAMP_WIDTH$}}}"#,
-            content.first_token, content.planned_ns, ""
+        let usage = usage.map(|counts| format!(",{}", usage_object(counts)));
+        let usage = usage.unwrap_or_default();
+        let Content {
+            first_token,
+            tokens,
+            planned_ns,
+        } = content;
+        let (delta, blank) = (self.delta(text(first_token, tokens)), "");
+        let more = format_args!(
+            r#"{usage},"mock":{{"token":{first_token},"planned_ns":{planned_ns},"sent_ns":{blank:STAMP_WIDTH$}}}"#
         );
-        self.choice(out, &delta, finish, &more);
+        self.choice(out, delta, finish, more);
         // After the stamp come `}}`, the ends of lines, and the end of the HTTP chunk.
         let line_end = self.line_end().len();
         let end = out.len() - 2 - 2 * line_end - 2;
@@ -98,19 +109,22 @@ impl<'a> EventWriter<'a> {
     /// What comes after the last token.
     pub(super) fn finish(&self, out: &mut Vec<u8>, end: End) {
         if !self.ends_with_content() {
-            let delta = match self.config.stack {
-                Stack::OpenAi | Stack::Xllm => "{}".to_owned(),
-                _ => self.delta(""),
-            };
-            self.choice(out, &delta, r#""length""#, "");
+            let (finish, more) = (r#""length""#, format_args!(""));
+            match self.config.stack {
+                Stack::OpenAi | Stack::Xllm => self.choice(out, "{}", finish, more),
+                _ => self.choice(out, self.delta(""), finish, more),
+            }
         }
         let usage = end.usage.filter(|_| self.config.stack != Stack::MindIe);
         if let Some(counts) = usage {
-            let usage = usage_object(counts);
-            self.event(out, &format!(r#"{}"choices":[],{usage}}}"#, self.common()));
+            let (id, usage) = (self.request, usage_object(counts));
+            self.event(
+                out,
+                format_args!(r#"{COMMON}{id}"{KIND}"choices":[],{usage}}}"#),
+            );
         }
         if end.done {
-            self.event(out, "[DONE]");
+            self.event(out, format_args!("[DONE]"));
         }
         out.extend_from_slice(LAST_CHUNK);
     }
@@ -121,43 +135,53 @@ impl<'a> EventWriter<'a> {
     }
 
     /// What a choice says, with the fields that a stack puts around it.
-    fn delta(&self, text: &str) -> String {
-        match self.config.stack {
-            Stack::OpenAi | Stack::Vllm | Stack::Xllm => format!(r#"{{"content":"{text}"}}"#),
-            Stack::MindIe | Stack::Tgi => {
-                format!(r#"{{"role":"assistant","content":"{text}"}}"#)
-            }
-            Stack::LmDeploy => {
-                format!(r#"{{"role":"assistant","content":"{text}","gen_tokens":null}}"#)
-            }
-            Stack::Sglang => format!(
-                r#"{{"role":null,"content":"{text}","reasoning_content":null,"tool_calls":null}}"#
+    fn delta<T: Display>(&self, text: T) -> Delta<T> {
+        let (before, after) = match self.config.stack {
+            Stack::OpenAi | Stack::Vllm | Stack::Xllm => (r#"{"content":""#, r#""}"#),
+            Stack::MindIe | Stack::Tgi => (r#"{"role":"assistant","content":""#, r#""}"#),
+            Stack::LmDeploy => (
+                r#"{"role":"assistant","content":""#,
+                r#"","gen_tokens":null}"#,
             ),
+            Stack::Sglang => (
+                r#"{"role":null,"content":""#,
+                r#"","reasoning_content":null,"tool_calls":null}"#,
+            ),
+        };
+        Delta {
+            before,
+            text,
+            after,
         }
     }
 
-    /// The beginning of each object.
-    fn common(&self) -> String {
-        format!(
-            r#"{{"id":"mock-{}","object":"chat.completion.chunk","created":0,"model":"mock","#,
-            self.request
-        )
-    }
-
-    fn choice(&self, out: &mut Vec<u8>, delta: &str, finish: &str, more: &str) {
-        let common = self.common();
-        let data = format!(
-            r#"{common}"choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]{more}}}"#
+    fn choice(
+        &self,
+        out: &mut Vec<u8>,
+        delta: impl Display,
+        finish: &str,
+        more: fmt::Arguments<'_>,
+    ) {
+        let id = self.request;
+        let data = format_args!(
+            r#"{COMMON}{id}"{KIND}"choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]{more}}}"#
         );
-        self.event(out, &data);
+        self.event(out, data);
     }
 
     /// One event as one chunk of the body.
-    fn event(&self, out: &mut Vec<u8>, data: &str) {
+    fn event(&self, out: &mut Vec<u8>, data: fmt::Arguments<'_>) {
         let line_end = self.line_end();
-        let length = "data: ".len() + data.len() + 2 * line_end.len();
-        let wrote = write!(out, "{length:x}\r\ndata: {data}{line_end}{line_end}\r\n");
+        let length = out.len()..out.len() + LENGTH_WIDTH;
+        out.resize(length.end, b'0');
+        out.extend_from_slice(b"\r\n");
+        let from = out.len();
+        let wrote = write!(out, "data: {data}{line_end}{line_end}");
         wrote.expect("memory can be written to");
+        let bytes = out.len() - from;
+        let mut place = &mut out[length];
+        write!(place, "{bytes:0LENGTH_WIDTH$x}").expect("the place is as wide as any length");
+        out.extend_from_slice(b"\r\n");
     }
 
     fn line_end(&self) -> &'static str {
@@ -207,11 +231,32 @@ fn usage_object(counts: Counts) -> String {
     )
 }
 
-fn text(first_token: u64, tokens: u32) -> String {
-    let at = |token: u64| CHARACTERS[(token % CHARACTERS.len() as u64) as usize];
-    (first_token..first_token + u64::from(tokens))
-        .map(at)
-        .collect()
+/// What so many tokens say.
+fn text(first_token: u64, tokens: u32) -> impl Display {
+    fmt::from_fn(move |out| {
+        let mut tokens = first_token..first_token + u64::from(tokens);
+        tokens.try_for_each(|token| {
+            out.write_str(CHARACTERS[(token % CHARACTERS.len() as u64) as usize])
+        })
+    })
+}
+
+/// A text with the fields around it.
+struct Delta<T> {
+    before: &'static str,
+    text: T,
+    after: &'static str,
+}
+
+impl<T: Display> Display for Delta<T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            before,
+            text,
+            after,
+        } = self;
+        write!(out, "{before}{text}{after}")
+    }
 }
 
 #[cfg(test)]
