@@ -278,7 +278,8 @@ fn run_weighbridge(options: &Options, load: Load, server: &str, folder: &Path) -
     let start_ns = report.run.environment["monotonic_start_ns"].parse()?;
     let last_ns = records.iter().filter_map(|record| record.end_ns).max();
     let cores = report.client_error.cpu_cores_used.unwrap_or(f64::NAN);
-    let cpu_s = cores * last_ns.unwrap_or_default() as f64 / 1e9;
+    // The cores are those of all the time since the first request was prepared.
+    let cpu_s = cores * (last_ns.unwrap_or_default() as f64 / 1e9 + PREPARED_S);
     Ok((records, start_ns, cpu_s))
 }
 
@@ -292,6 +293,9 @@ fn pinned(cpu: &str, program: &Path) -> Command {
     command.args(["-c", cpu]).arg(program);
     command
 }
+
+/// The load generator is given so long to prepare the first requests.
+const PREPARED_S: f64 = 0.5;
 
 const HEADS: &str = "| client | load | achieved | TTFT p50/p99 | true | ITL p50/p99 | true | \
 TPOT p50/p99 | true | receive error p50/p99 µs | send lag p50/p99 µs | CPU ms/1000 tokens |

@@ -337,20 +337,31 @@ impl Seat {
 
     /// Reads a stream until it ends, the user stops it, or the run is over.
     async fn listen(&self, mut stream: TokenStream, turn: &Turn, answer: &mut Answer) {
-        let last_word = self.drain_end.plus(self.backend.delivery_delay());
-        let mut drained = pin!(self.clock.sleep_until(self.start.plus(last_word)));
+        // What has come by the end may still be on its way from there to here.
+        let told_by = |end: Nanos| {
+            let last_word = end.plus(self.backend.delivery_delay());
+            self.clock.sleep_until(self.start.plus(last_word))
+        };
+        let mut end = self.drain_end;
+        let mut told = pin!(told_by(end));
         let mut stop = self.stop.clone();
         let mut stopped = pin!(stopped(&mut stop));
+        let mut is_stopped = false;
         let mut events = Vec::new();
         loop {
             let over = tokio::select! {
                 biased;
-                () = &mut stopped => true,
+                () = &mut stopped, if !is_stopped => {
+                    is_stopped = true;
+                    end = end.min(self.now());
+                    told.set(told_by(end));
+                    continue;
+                }
                 () = stream.next_all(&mut events) => false,
-                () = &mut drained => true,
+                () = &mut told => true,
             };
             if over {
-                answer.end(self.now().min(self.drain_end), Outcome::Unfinished, None);
+                answer.end(self.now().min(end), Outcome::Unfinished, None);
                 return;
             }
             if events.is_empty() {
@@ -359,18 +370,18 @@ impl Seat {
                 return;
             }
             for event in events.drain(..) {
-                if self.hear(event, turn, answer).is_break() {
+                if self.hear(event, turn, answer, end).is_break() {
                     return;
                 }
             }
         }
     }
 
-    /// Takes an event of a stream; break when it was the last that counts.
-    fn hear(&self, event: Event, turn: &Turn, answer: &mut Answer) -> ControlFlow<()> {
+    /// Takes an event of a stream; break when it was the last that counts, or came after `end`.
+    fn hear(&self, event: Event, turn: &Turn, answer: &mut Answer, end: Nanos) -> ControlFlow<()> {
         let at = event.at.since(self.start);
-        if at > self.drain_end {
-            answer.end(self.now().min(self.drain_end), Outcome::Unfinished, None);
+        if at > end {
+            answer.end(self.now().min(end), Outcome::Unfinished, None);
             return ControlFlow::Break(());
         }
         if matches!(event.kind, EventKind::Token(_) | EventKind::Text { .. }) {

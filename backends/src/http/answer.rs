@@ -119,7 +119,7 @@ impl Content {
         let is_stream = head
             .content_type
             .as_ref()
-            .is_some_and(|kind| kind.starts_with("text/event-stream"));
+            .is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/event-stream"));
         if head.status != 200 {
             self.body = Body::Refusal {
                 status: head.status,
@@ -155,6 +155,10 @@ impl Content {
 
     fn event(&mut self, at: Nanos, data: &[u8], events: &mut Vec<Event>) {
         if self.has_ended {
+            return;
+        }
+        let data = data.trim_ascii();
+        if data.is_empty() {
             return;
         }
         if data == b"[DONE]" {

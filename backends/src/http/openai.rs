@@ -101,7 +101,7 @@ pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, ChunkError> {
     // All of it, not only the strings that are looked at.
     let raw: RawChunk = serde_json::from_str(simdutf8::compat::from_utf8(data)?)?;
     let mut chunk = Chunk {
-        usage: raw.usage.map(Usage::from),
+        usage: raw.usage.and_then(RawUsage::read),
         ..Chunk::default()
     };
     chunk.error = raw.error.map(|error| match error {
@@ -133,7 +133,8 @@ pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, ChunkError> {
             }
         }
         chunk.finish = chunk.finish.or(match choice.finish_reason.as_deref() {
-            None => None,
+            // Some servers say nothing in so many words.
+            None | Some("" | "null") => None,
             Some("stop") => Some(FinishReason::Stop),
             Some("length") => Some(FinishReason::Length),
             Some(_) => Some(FinishReason::Other),
@@ -176,8 +177,8 @@ struct RawFunction {
 
 #[derive(Deserialize)]
 struct RawUsage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
     prompt_tokens_details: Option<RawDetails>,
 }
 
@@ -186,15 +187,15 @@ struct RawDetails {
     cached_tokens: Option<u64>,
 }
 
-impl From<RawUsage> for Usage {
-    fn from(raw: RawUsage) -> Self {
-        Self {
-            input_tokens: raw.prompt_tokens,
-            cached_tokens: raw
-                .prompt_tokens_details
-                .and_then(|details| details.cached_tokens),
-            output_tokens: raw.completion_tokens,
-        }
+impl RawUsage {
+    /// Half a count is none.
+    fn read(self) -> Option<Usage> {
+        let details = self.prompt_tokens_details;
+        Some(Usage {
+            input_tokens: self.prompt_tokens?,
+            cached_tokens: details.and_then(|details| details.cached_tokens),
+            output_tokens: self.completion_tokens?,
+        })
     }
 }
 
@@ -311,6 +312,10 @@ mod tests {
                     usage: Some(usage),
                     ..Chunk::default()
                 },
+            ),
+            (
+                r#"{"choices":[{"delta":{"content":"你"},"finish_reason":""}],"usage":{"prompt_tokens":3}}"#,
+                text("你"),
             ),
             (
                 r#"{"error":{"message":"out of memory","code":500}}"#,

@@ -47,6 +47,8 @@ const FIRST_CONNECTION: usize = 2;
 const SEND_SLICE: usize = 32;
 /// Reads, or pieces of parsing, between two looks at what is to be sent.
 const WORK_SLICE: usize = 16;
+/// Bytes that are parsed before they are forgotten, while there is always something left to parse.
+const ARENA_SLICE: usize = 1 << 20;
 /// Reads that are parsed before the sockets are looked at again.
 const PARSE_SLICE: usize = 8;
 /// Connections that are looked after in one go.
@@ -173,6 +175,7 @@ impl Reactor {
             next_serial: 0,
             unparsed: VecDeque::new(),
             arena: Vec::new(),
+            forgotten: 0,
             plain: Vec::new(),
             scratch: vec![0; 64 << 10],
             tend_next: 0,
@@ -234,8 +237,9 @@ struct Sockets {
     due: BinaryHeap<Reverse<Due>>,
     next_serial: u64,
     unparsed: VecDeque<Unparsed>,
-    /// Bytes of what is not parsed yet.
+    /// Bytes of what is not parsed yet, and how many there were before them.
     arena: Vec<u8>,
+    forgotten: usize,
     /// What one read says, decrypted.
     plain: Vec<u8>,
     scratch: Vec<u8>,
@@ -304,7 +308,7 @@ struct Unparsed {
 }
 
 enum ReadResult {
-    /// Bytes of the arena.
+    /// Bytes of the arena, counted from the first there ever was.
     Bytes(std::ops::Range<usize>),
     End(Option<io::Error>),
 }
@@ -318,11 +322,14 @@ impl Sockets {
             }
             let now = self.clock.now();
             self.send_due(now);
-            let until = if self.unparsed.is_empty() {
+            let is_busy = !self.unparsed.is_empty();
+            if !is_busy || now > self.tend_at.plus(TEND_EVERY) {
                 self.tend(now);
-                self.next_instant()
-            } else {
+            }
+            let until = if is_busy {
                 Some(now)
+            } else {
+                self.next_instant()
             };
             if let Err(error) = alarm.wait(&mut self.poll, &mut events, until) {
                 tracing::error!(%error, "the sockets cannot be polled; the client stops");
@@ -541,7 +548,7 @@ impl Sockets {
                 Ok(Came { bytes: 0, at, .. }) => (at, ReadResult::End(None)),
                 Ok(Came { bytes, at, waited }) => {
                     self.counts.read(waited);
-                    let from = self.arena.len();
+                    let from = self.forgotten + self.arena.len();
                     self.arena.extend_from_slice(&self.scratch[..bytes]);
                     (at, ReadResult::Bytes(from..from + bytes))
                 }
@@ -579,8 +586,13 @@ impl Sockets {
             key,
             serial,
             at,
-            what,
+            mut what,
         } = next;
+        let mut parsed = 0;
+        if let ReadResult::Bytes(bytes) = &mut what {
+            *bytes = bytes.start - self.forgotten..bytes.end - self.forgotten;
+            parsed = bytes.end;
+        }
         let connection = self.connections.get_mut(key);
         if let Some(connection) = connection.filter(|connection| connection.serial == serial) {
             let then = match what {
@@ -614,9 +626,18 @@ impl Sockets {
                 Then::Keep | Then::Close => drop(self.remove(key)),
             }
         }
-        if self.unparsed.is_empty() {
-            self.arena.clear();
-        }
+        self.forget(parsed);
+    }
+
+    /// Lets go of so many bytes that are parsed, or of all; not each time.
+    fn forget(&mut self, parsed: usize) {
+        let parsed = match self.unparsed.is_empty() {
+            true => self.arena.len(),
+            false if parsed < ARENA_SLICE => return,
+            false => parsed,
+        };
+        self.arena.drain(..parsed);
+        self.forgotten += parsed;
     }
 
     fn remove(&mut self, key: usize) -> Option<Connection> {
@@ -704,6 +725,9 @@ impl Connection {
         };
         if !wanted {
             return Then::Close;
+        }
+        if request.answer.has_ended() {
+            request.since = at;
         }
         if then == Then::Keep {
             self.request = None;

@@ -26,7 +26,7 @@ fn serve(parts: Vec<Vec<u8>>) -> String {
             for part in &parts {
                 stream.write_all(part).expect("the client listens");
                 stream.flush().expect("the client listens");
-                pause();
+                pause(3);
             }
         }
     });
@@ -37,8 +37,8 @@ fn serve(parts: Vec<Vec<u8>>) -> String {
     clippy::disallowed_methods,
     reason = "a scripted server paces itself in real time"
 )]
-fn pause() {
-    std::thread::sleep(std::time::Duration::from_millis(3));
+fn pause(ms: u64) {
+    std::thread::sleep(std::time::Duration::from_millis(ms));
 }
 
 fn request_is_complete(seen: &[u8]) -> bool {
@@ -64,26 +64,22 @@ fn ask(base: &str) -> Vec<EventKind> {
     ask_for(base, Bare::LeftOut)
 }
 
-fn ask_for(base: &str, with: Bare) -> Vec<EventKind> {
+fn backend(base: &str) -> HttpBackend {
     let clock = Clock::wall();
     let config = HttpConfig {
         model: "m".into(),
         ..HttpConfig::new(parse_base(base).expect("an address"))
     };
     let server = config.base.authority().expect("it has one").as_str();
-    let server = server.parse().expect("an address in numbers");
-    let backend = HttpBackend {
+    let server = Server {
+        address: server.parse().expect("an address in numbers"),
+        tls: None,
+    };
+    HttpBackend {
         head: head(&config, "POST", "/chat/completions").expect("no key"),
         run_id: "test".into(),
-        reactor: Reactor::start(
-            clock.clone(),
-            Server {
-                address: server,
-                tls: None,
-            },
-        )
-        .expect("a thread"),
-        clock: clock.clone(),
+        reactor: Reactor::start(clock.clone(), server).expect("a thread"),
+        clock,
         config,
         stack: Stack::OpenAi,
         info: SystemInfo {
@@ -91,12 +87,15 @@ fn ask_for(base: &str, with: Bare) -> Vec<EventKind> {
             device: base.into(),
             details: BTreeMap::new(),
         },
-    };
+    }
+}
+
+fn request() -> Request {
     let messages = [Message {
         role: Role::User,
         content: "你好".into(),
     }];
-    let request = Request {
+    Request {
         prompt: Prompt {
             tokens: Arc::from([1, 2, 3]),
             messages: Arc::from(messages),
@@ -110,9 +109,13 @@ fn ask_for(base: &str, with: Bare) -> Vec<EventKind> {
             top_p: None,
             seed: 0,
         },
-    };
-    clock.block_on(async {
-        let mut stream = backend.submit(request);
+    }
+}
+
+fn ask_for(base: &str, with: Bare) -> Vec<EventKind> {
+    let backend = backend(base);
+    backend.clock.block_on(async {
+        let mut stream = backend.submit(request());
         let (mut kinds, mut last) = (Vec::new(), Nanos::ZERO);
         while let Some(event) = stream.next().await {
             assert!(event.at >= last, "instants never decrease");
@@ -124,6 +127,83 @@ fn ask_for(base: &str, with: Bare) -> Vec<EventKind> {
         }
         kinds
     })
+}
+
+/// Answers all requests of one connection: so many tokens, 250 ms apart, and the end of the body
+/// some time after the end of the stream.
+fn serve_slowly(tokens: &'static [usize]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let answer = move |stream: &mut std::net::TcpStream, tokens: usize| -> std::io::Result<()> {
+        let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+        while !request_is_complete(&seen) {
+            let count = stream.read(&mut buffer)?;
+            if count == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            seen.extend_from_slice(&buffer[..count]);
+        }
+        let head = HEAD.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n");
+        stream.write_all(head.as_bytes())?;
+        let mut chunk = |text: &str| stream.write_all(&chunked(text));
+        for _ in 0..tokens {
+            chunk("data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n")?;
+            pause(250);
+        }
+        chunk("data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n")?;
+        pause(600);
+        stream.write_all(b"0\r\n\r\n")
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let answered = tokens.iter().try_for_each(|&n| answer(&mut stream, n));
+            drop(answered);
+        }
+    });
+    format!("http://{address}/v1")
+}
+
+fn chunked(text: &str) -> Vec<u8> {
+    format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
+}
+
+#[test]
+fn a_long_answer_is_handed_over_in_time_and_its_connection_used_again() {
+    let backend = backend(&serve_slowly(&[14, 1]));
+    let clock = backend.clock.clone();
+    clock.block_on(async {
+        for (id, tokens) in [(0, 14), (1, 1)] {
+            let ticket = Ticket {
+                id,
+                due: clock.now(),
+                delivery: Delivery::Lazy,
+            };
+            let mut stream = backend.submit_at(request(), ticket);
+            let (mut found, mut times) = (Vec::new(), 0);
+            loop {
+                let mut events = Vec::new();
+                stream.next_all(&mut events).await;
+                let now = clock.now();
+                let Some(first) = events.first() else { break };
+                assert!(now.since(first.at) <= backend.delivery_delay(), "{first:?}");
+                times += 1;
+                found.append(&mut events);
+            }
+            let texts = found
+                .iter()
+                .filter(|event| matches!(event.kind, EventKind::Text { .. }));
+            assert_eq!(texts.count(), tokens);
+            let last = found.last().map(|event| &event.kind);
+            assert!(matches!(last, Some(EventKind::Finished { .. })), "{last:?}");
+            // Not one by one, and not all at the end of an answer that takes longer than they wait.
+            assert_eq!(times, if tokens == 1 { 1 } else { 2 });
+            // The end of the body comes later than that of the stream.
+            clock.sleep(Nanos(900_000_000)).await;
+        }
+    });
+    let connections = backend.describe().details["connections"].clone();
+    assert!(connections.starts_with("1 made"), "{connections}");
 }
 
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";

@@ -4,7 +4,10 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
 
+use reports::Outcome;
+
 use crate::command::{Sandbox, records, report};
+use crate::mock::Mock;
 
 #[test]
 fn mistakes_in_flags_and_files_are_named() {
@@ -81,20 +84,16 @@ fn a_folder_that_cannot_be_written_is_found_before_the_run() {
         .says("file/below");
 }
 
-/// Starts a run on the CPU and waits until it has written `lines` records.
+/// What `start_run` runs on the CPU.
 #[cfg(unix)]
-fn start_run(sandbox: &Sandbox, lines: usize) -> Child {
-    let arguments = [
-        "run",
-        "--model",
-        "ref-tiny",
-        "--rate",
-        "8",
-        "--duration",
-        "300s",
-    ];
+const ON_THE_CPU: &str = "--model ref-tiny --rate 8 --duration 300s";
+
+/// Starts a run and waits until it has written `lines` records.
+#[cfg(unix)]
+fn start_run(sandbox: &Sandbox, what: &str, lines: usize) -> Child {
+    let line = format!("run {what} --warmup 0s --out out");
     let mut child = sandbox
-        .command(&[&arguments[..], &["--warmup", "0s", "--out", "out"]].concat())
+        .command(&line.split_whitespace().collect::<Vec<_>>())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -123,9 +122,38 @@ fn signal(child: &Child, name: &str) {
 
 #[cfg(unix)]
 #[test]
+fn ctrl_c_loses_nothing_of_the_answers_that_are_under_way() {
+    /// Between two tokens, and much more.
+    const GAP_NS: u64 = 700_000_000;
+    let sandbox = Sandbox::new();
+    let mock = Mock::start(&sandbox, "--ttft 50ms --itl 20ms");
+    let what = format!(
+        "--target {} --workload random:32/200 --rate 5 --duration 300s --no-preflight",
+        mock.base
+    );
+    let mut child = start_run(&sandbox, &what, 12);
+    signal(&child, "-INT");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    mock.finish(&sandbox);
+    let records = records(&sandbox.path("out"));
+    let cut: Vec<_> = records
+        .iter()
+        .filter(|record| record.outcome == Outcome::Unfinished)
+        .collect();
+    assert!(cut.len() >= 5, "{}", cut.len());
+    for record in cut {
+        let end_ns = record.end_ns.expect("that of the run");
+        let last_ns = record.chunk_ns.last().copied().or(record.sent_ns);
+        let last_ns = last_ns.unwrap_or(record.intended_ns);
+        assert!(end_ns < last_ns + GAP_NS, "{record:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
 fn ctrl_c_writes_what_was_measured_and_says_that_it_is_not_all() {
     let sandbox = Sandbox::new();
-    let mut child = start_run(&sandbox, 12);
+    let mut child = start_run(&sandbox, ON_THE_CPU, 12);
     signal(&child, "-INT");
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
     let mut out = String::new();
@@ -158,7 +186,7 @@ fn ctrl_c_writes_what_was_measured_and_says_that_it_is_not_all() {
 #[test]
 fn kill_9_loses_no_finished_request() {
     let sandbox = Sandbox::new();
-    let mut child = start_run(&sandbox, 10);
+    let mut child = start_run(&sandbox, ON_THE_CPU, 10);
     signal(&child, "-KILL");
     assert_eq!(child.wait().expect("it ends").code(), None);
     let records = records(&sandbox.path("out"));
