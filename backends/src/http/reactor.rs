@@ -61,7 +61,7 @@ const HELD: usize = 64;
 /// still wait, answers whose end has come but not that of their body.
 const TEND_EVERY: Nanos = Nanos(250_000_000);
 /// So long an event waits in the worst case, with some room for a busy machine.
-pub(super) const LONGEST_HOLD: Nanos = Nanos(2_500_000_000);
+pub(super) const LONGEST_HOLD: Nanos = Nanos(HOLD.0 + 2 * TEND_EVERY.0);
 /// How long the end of a body may take after the mark of the end.
 const PATIENCE: Nanos = Nanos(1_000_000_000);
 
@@ -323,6 +323,7 @@ impl Sockets {
             let now = self.clock.now();
             self.send_due(now);
             let is_busy = !self.unparsed.is_empty();
+            // There is a time for it, or it is overdue.
             if !is_busy || now > self.tend_at.plus(TEND_EVERY) {
                 self.tend(now);
             }
@@ -631,10 +632,12 @@ impl Sockets {
 
     /// Lets go of so many bytes that are parsed, or of all; not each time.
     fn forget(&mut self, parsed: usize) {
-        let parsed = match self.unparsed.is_empty() {
-            true => self.arena.len(),
-            false if parsed < ARENA_SLICE => return,
-            false => parsed,
+        let parsed = if self.unparsed.is_empty() {
+            self.arena.len()
+        } else if parsed < ARENA_SLICE {
+            return;
+        } else {
+            parsed
         };
         self.arena.drain(..parsed);
         self.forgotten += parsed;
