@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use backends::alarm::Alarm;
+use backends::stamp::{Came, Stamper, ask_for_stamps};
 use backends::{Clock, Nanos};
 use harness::arrivals::Arrivals;
 use harness::random::{Purpose, stream};
@@ -26,15 +27,28 @@ const WORD: &[u8] = b"\"sent_ns\"";
 /// Comes once in every answer, in its last event.
 const END: &[u8] = b"[DONE]";
 
+/// Which instant a token has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Instants {
+    /// That after the read, as clients have it.
+    AfterTheRead,
+    /// That of its packet's arrival, as the load generator has it.
+    OfTheKernel,
+}
+
 struct Stream {
     socket: TcpStream,
     /// The end of what was read, in which a word may have begun.
     tail: Vec<u8>,
+    /// When the last of it came, or the question was asked.
+    since: Nanos,
     record: Option<RequestRecord>,
 }
 
 struct Floor {
     clock: Clock,
+    /// Asked for the kernel's instants; else they are those after the read.
+    stamper: Option<Stamper>,
     streams: Vec<Stream>,
     idle: Vec<usize>,
     body: String,
@@ -48,10 +62,15 @@ struct Floor {
 pub(super) fn run(
     server: SocketAddr,
     load: Load,
+    instants: Instants,
     seconds: f64,
     tokens: u32,
 ) -> Result<(Vec<RequestRecord>, f64)> {
     let clock = Clock::wall();
+    let stamper = match instants {
+        Instants::AfterTheRead => None,
+        Instants::OfTheKernel => Some(Stamper::new(clock.clone())),
+    };
     let mut poll = Poll::new()?;
     let alarm_token = Token(usize::MAX);
     let mut alarm = Alarm::new(poll.registry(), alarm_token, clock.clone())?;
@@ -65,12 +84,16 @@ pub(super) fn run(
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let mut socket = TcpStream::from_std(socket);
+        if stamper.is_some() {
+            ask_for_stamps(&socket);
+        }
         let token = Token(key);
         poll.registry()
             .register(&mut socket, token, Interest::READABLE)?;
         Ok(Stream {
             socket,
             tail: Vec::new(),
+            since: Nanos::ZERO,
             record: None,
         })
     };
@@ -83,6 +106,7 @@ pub(super) fn run(
         idle: (0..streams.len()).collect(),
         streams,
         clock: clock.clone(),
+        stamper,
         body,
         tokens,
         next_id: 0,
@@ -99,8 +123,9 @@ pub(super) fn run(
         let now = clock.now();
         while let Some(intended) = due.front().copied().filter(|&at| at <= now) {
             due.pop_front();
-            if let Some(key) = floor.idle.pop() {
-                floor.send(key, intended)?;
+            match floor.idle.pop() {
+                Some(key) => floor.send(key, intended)?,
+                None => floor.give_up(intended),
             }
         }
         alarm.wait(&mut poll, &mut events, due.front().copied())?;
@@ -144,21 +169,40 @@ impl Floor {
             self.body
         );
         let sent = self.clock.now();
+        self.streams[key].socket.write_all(head.as_bytes())?;
+        let record = RequestRecord {
+            sent_ns: Some(self.clock.monotonic_ns(sent)),
+            outcome: Outcome::Ok,
+            ..self.record(id, intended)
+        };
         let stream = &mut self.streams[key];
-        stream.socket.write_all(head.as_bytes())?;
-        stream.record = Some(RequestRecord {
+        stream.since = sent;
+        stream.record = Some(record);
+        Ok(())
+    }
+
+    /// A request for which there is no connection.
+    fn give_up(&mut self, intended: Nanos) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.records.push(self.record(id, intended));
+    }
+
+    /// Of a request that nothing has become of.
+    fn record(&self, id: u64, intended: Nanos) -> RequestRecord {
+        RequestRecord {
             id,
             session: id,
             turn: 0,
             class: "floor".into(),
             intended_ns: self.clock.monotonic_ns(intended),
             pushed_ns: 0,
-            sent_ns: Some(self.clock.monotonic_ns(sent)),
+            sent_ns: None,
             admitted_ns: None,
             chunk_ns: Vec::with_capacity(self.tokens as usize),
             chunk_tokens: vec![1; self.tokens as usize],
             end_ns: None,
-            outcome: Outcome::Ok,
+            outcome: Outcome::Connect,
             finish: None,
             input_tokens: 0,
             planned_input_tokens: 0,
@@ -169,19 +213,26 @@ impl Floor {
             bare_ns: Vec::new(),
             usage_ns: None,
             error: None,
-        });
-        Ok(())
+        }
     }
 
     fn read(&mut self, key: usize, scratch: &mut [u8], again: Option<Nanos>) -> Result<()> {
         loop {
             let stream = &mut self.streams[key];
-            let count = match stream.socket.read(scratch) {
+            let read = match &mut self.stamper {
+                None => stream.socket.read(scratch).map(|bytes| (bytes, None)),
+                Some(stamper) => {
+                    let came = stamper.read(&stream.socket, scratch, stream.since);
+                    came.map(|Came { bytes, at, .. }| (bytes, Some(at)))
+                }
+            };
+            let (count, stamp) = match read {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 read => read?,
             };
             let now = self.clock.now();
-            let at_ns = self.clock.monotonic_ns(now);
+            stream.since = stamp.unwrap_or(now);
+            let at_ns = self.clock.monotonic_ns(stream.since);
             stream.tail.extend_from_slice(&scratch[..count]);
             let Some(record) = &mut stream.record else {
                 return Ok(());

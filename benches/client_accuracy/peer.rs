@@ -126,6 +126,8 @@ impl Reported {
             requests: done.len() as u64,
             tokens: 0,
             receive_error_s: unknown,
+            early_share: f64::NAN,
+            server_late_s: unknown,
             send_lag_s: unknown,
             errors: errors.into(),
             cpu_cores_used: None,

@@ -227,14 +227,11 @@ impl Seat {
                 self.recorder.record(&record, 0);
                 continue;
             }
-            if self
-                .take(&mut talk, turn, record, Due::At(intended))
-                .await
-                .is_none()
-            {
+            let due = Due::At(intended);
+            let Some(ended) = self.take(&mut talk, turn, record, due).await else {
                 return;
-            }
-            free_at = self.now().plus(self.pause);
+            };
+            free_at = ended.plus(self.pause);
         }
     }
 
@@ -256,26 +253,24 @@ impl Seat {
                     return;
                 }
                 let record = new_record(id, &session, turn, intended);
-                if self
-                    .take(&mut talk, turn, record, Due::From(intended))
-                    .await
-                    .is_none()
-                {
+                let due = Due::From(intended);
+                let Some(ended) = self.take(&mut talk, turn, record, due).await else {
                     return;
-                }
-                intended = self.now().plus(turn.think);
+                };
+                intended = ended.plus(turn.think);
             }
         }
     }
 
-    /// One turn, from its instant to its record. `None` when the run was stopped before it was due.
+    /// One turn, from its instant to its record; when its answer ended, which may be before it is
+    /// known here. `None` when the run was stopped before it was due.
     async fn take(
         &mut self,
         talk: &mut Conversation,
         turn: &Turn,
         mut record: RequestRecord,
         due: Due,
-    ) -> Option<()> {
+    ) -> Option<Nanos> {
         // The prompt is ready before its instant, so that making it costs the request nothing.
         let prompt = match self.source.prompt(talk, turn, self.backend.reads()) {
             Ok(prompt) => prompt,
@@ -283,7 +278,7 @@ impl Seat {
                 record.outcome = Outcome::Engine;
                 record.error = Some(format!("the prompt cannot be made: {error}"));
                 self.recorder.record(&record, 0);
-                return Some(());
+                return Some(self.now());
             }
         };
         let intended = match due {
@@ -332,7 +327,7 @@ impl Seat {
         answer.settle(&self.tokenizer, self.tokenizer_kind);
         self.recorder.record(&answer.record, answer.coalesced);
         talk.push(turn.user.clone(), answer.reply);
-        Some(())
+        Some(answer.record.end_ns.map_or_else(|| self.now(), Nanos))
     }
 
     /// Reads a stream until it ends, the user stops it, or the run is over.

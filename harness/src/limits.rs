@@ -50,14 +50,14 @@ fn check(connections: u64, flag: &str, files: Option<u64>, ports: Option<u64>) -
     let room = files.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES));
     ensure!(
         connections <= room,
-        "{flag} needs {connections} connections; the limit on open files allows {room}\n\nhint: \
+        "{flag} needs {connections} connections at once; the limit on open files allows {room}\n\nhint: \
          raise it with `ulimit -n {}`",
         connections + OTHER_FILES
     );
     let ports = ports.unwrap_or(u64::MAX);
     ensure!(
         connections <= ports,
-        "{flag} needs {connections} connections; this machine has {ports} ports for connections to \
+        "{flag} needs {connections} connections at once; this machine has {ports} ports for connections to \
          one server\n\nhint: widen `net.ipv4.ip_local_port_range`"
     );
     Ok(())

@@ -3,7 +3,8 @@
 //! The server is this program again, as a child process, so that the two share no thread. What the
 //! client reports of it is held against the server's own record, request by request. Invariant: the
 //! same driver, client and recorder as in the run that follows, with its number of users or at the
-//! requests and tokens per second of its busiest seconds.
+//! requests and tokens per second of its busiest seconds, and prompts of its mean length; where
+//! that is too much, the words for the load say so.
 //! What it does not do: judge; [`reports::preflight`] does.
 
 use std::collections::BTreeMap;
@@ -35,11 +36,16 @@ use crate::workload::spec;
 const DURATION_S: f64 = 3.0;
 /// What still runs then has so long.
 const DRAIN_S: f64 = 2.0;
+/// Sessions that are made for each user.
+const TURNS_OF_A_USER: u64 = 4;
 /// Fewer requests a second would leave too few for a p99.
 const LOWEST_RATE: f64 = 40.0;
-/// Short prompts and the length of a short answer; one token in each chunk.
-const WORKLOAD: &str = "random:64/64";
+/// The length of a short answer; one token in each chunk.
 const ANSWER_TOKENS: u32 = 64;
+/// A chat template alone takes up to so many.
+const SHORTEST_PROMPT_TOKENS: u32 = 64;
+/// Prompts are made before they are sent, which takes a second for half as many.
+const MOST_PROMPT_TOKENS: f64 = 2e6;
 
 /// How hard the client has to work.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,9 +77,10 @@ impl Pressure {
     }
 }
 
-/// Drives the client for a few seconds under `pressure`.
+/// Drives the client for a few seconds under `pressure`, with prompts of so many tokens.
 pub async fn measure(
     pressure: Pressure,
+    prompt_tokens_mean: f64,
     seed: u64,
     clock: &Clock,
     tokenizer: Arc<ChatTokenizer>,
@@ -85,7 +92,9 @@ pub async fn measure(
     let backend = HttpBackend::connect(config, clock.clone()).await;
     let backend = backend.map_err(|failure| anyhow!("{}", failure.message))?;
     backend.prepare(connections(pressure));
-    let workload = Workload::Generated(Box::new(spec::load(WORKLOAD)?));
+    let (prompt_tokens, prompts) = prompts(pressure, prompt_tokens_mean);
+    let spec = spec::load(&format!("random:{prompt_tokens}/{ANSWER_TOKENS}"))?;
+    let workload = Workload::Generated(Box::new(spec));
     let source = SessionSource::new(workload, seed, Arc::clone(&tokenizer), None)?;
     let (words, load) = load_under(pressure, &source);
     // The connections are there by now.
@@ -113,7 +122,7 @@ pub async fn measure(
         preflight.requests > 0,
         "no request to the ground truth finished in {DURATION_S} s"
     );
-    preflight.load = words;
+    preflight.load = format!("{words}, {prompts}");
     preflight.duration_s = DURATION_S;
     preflight.cpu_cores_used = cpu_s.map(|cpu| cpu / wall_s.max(1e-9));
     let tokens = preflight.tokens as f64;
@@ -125,7 +134,7 @@ pub async fn measure(
 fn load_under(pressure: Pressure, source: &SessionSource) -> (String, Load) {
     match pressure {
         Pressure::Rate(rate) => {
-            let rate = rate.max(LOWEST_RATE);
+            let rate = at_least(rate);
             let schedule = source.open(&OpenLoad {
                 pace: Pace::Process {
                     arrivals: Arrivals::Poisson,
@@ -142,7 +151,7 @@ fn load_under(pressure: Pressure, source: &SessionSource) -> (String, Load) {
             )
         }
         Pressure::Users(users) => {
-            let ready = source.ahead(u64::from(users) * 4);
+            let ready = source.ahead(u64::from(users) * TURNS_OF_A_USER);
             let spread = Nanos::from_secs_f64(0.5 / f64::from(users));
             (
                 format!("closed loop, {users} users"),
@@ -156,14 +165,35 @@ fn load_under(pressure: Pressure, source: &SessionSource) -> (String, Load) {
     }
 }
 
+/// The rate of the preflight, where that of the run is so much.
+fn at_least(rate: f64) -> f64 {
+    rate.max(LOWEST_RATE)
+}
+
+/// Tokens of each prompt, and what that is in words.
+fn prompts(pressure: Pressure, mean: f64) -> (u32, String) {
+    let requests = match pressure {
+        Pressure::Rate(rate) => at_least(rate) * DURATION_S,
+        Pressure::Users(users) => f64::from(users) * TURNS_OF_A_USER as f64,
+    };
+    let wanted = mean.round().max(f64::from(SHORTEST_PROMPT_TOKENS)) as u32;
+    let most = (MOST_PROMPT_TOKENS / requests.max(1.0)) as u32;
+    let tokens = wanted.min(most.max(SHORTEST_PROMPT_TOKENS));
+    let words = if tokens < wanted {
+        format!("prompts of {tokens} tokens where the run's have {wanted} on average")
+    } else {
+        format!("prompts of {tokens} tokens")
+    };
+    (tokens, words)
+}
+
 /// Connections that a load is likely to need at once. Users need one each; at a rate nobody knows
 /// how long a server takes, and those that are missing are made as they are needed.
 pub fn connections(pressure: Pressure) -> usize {
     const LIKELY_S: f64 = 2.0;
-    const MOST: usize = 4000;
     match pressure {
         Pressure::Users(users) => users as usize,
-        Pressure::Rate(rate) => ((rate * LIKELY_S).ceil() as usize).clamp(1, MOST),
+        Pressure::Rate(rate) => (rate * LIKELY_S).ceil().max(1.0) as usize,
     }
 }
 
@@ -226,7 +256,7 @@ pub fn compare(records: &[RequestRecord], truth: &Record, start_ns: u64) -> Pref
         .filter_map(|truth| Some((truth.ticket()?, truth)))
         .collect();
     truths.sort_unstable_by_key(|(ticket, _)| *ticket);
-    let (mut receive, mut lag) = (Vec::new(), Vec::new());
+    let (mut receive, mut lag, mut server_late) = (Vec::new(), Vec::new(), Vec::new());
     let metrics = [Metric::Ttft, Metric::Itl, Metric::Tpot, Metric::E2e];
     let mut pairs = metrics.map(|metric| (metric, Pairs::default()));
     let mut requests = 0;
@@ -242,19 +272,26 @@ pub fn compare(records: &[RequestRecord], truth: &Record, start_ns: u64) -> Pref
         }
         requests += 1;
         let stamps = record.chunk_ns.iter().zip(&truth.sent_ns);
-        receive.extend(stamps.map(|(read, sent)| (start_ns + read).saturating_sub(*sent)));
+        receive.extend(
+            stamps.map(|(read, sent)| (start_ns + read).cast_signed() - sent.cast_signed()),
+        );
+        let sends = truth.sent_ns.iter().zip(&truth.planned_ns);
+        server_late.extend(sends.map(|(sent, planned)| sent.saturating_sub(*planned)));
         let as_it_was = as_it_was(record, truth);
         for (metric, pairs) in &mut pairs {
             values(*metric, record, &mut pairs.reported_ns);
             values(*metric, &as_it_was, &mut pairs.true_ns);
         }
     }
+    let early = receive.iter().filter(|error| error.is_negative()).count();
     Preflight {
         load: String::new(),
         duration_s: 0.0,
         requests,
         tokens: receive.len() as u64,
+        early_share: early as f64 / receive.len().max(1) as f64,
         receive_error_s: Spread::of(receive),
+        server_late_s: Spread::of(server_late),
         send_lag_s: Spread::of(lag),
         errors: pairs
             .into_iter()
@@ -417,6 +454,7 @@ mod tests {
             planned_ns: sent_ns.clone(),
             tokens: vec![1; sent_ns.len()],
             sent_ns,
+            waited: 0,
             ended_ns: Some(7_009_000),
         }
     }
@@ -437,6 +475,7 @@ mod tests {
             head: RecordHead {
                 started_ns: 0,
                 connections: 1,
+                accept_failures: 0,
             },
             requests: vec![cut, truth(3, vec![7_002_000, 7_003_000, 7_004_000])],
         };
@@ -510,9 +549,20 @@ mod tests {
     }
 
     #[test]
+    fn prompts_are_as_long_as_those_of_the_run_or_it_is_said() {
+        let of = |pressure, mean| prompts(pressure, mean).0;
+        assert_eq!(of(Pressure::Rate(10.0), 812.4), 812);
+        assert_eq!(of(Pressure::Users(8), 3.0), 64);
+        let (tokens, words) = prompts(Pressure::Rate(1000.0), 2048.0);
+        assert_eq!(tokens, 666);
+        assert!(words.contains("666") && words.contains("2048"), "{words}");
+        assert_eq!(of(Pressure::Users(100_000), 2048.0), 64, "never less");
+    }
+
+    #[test]
     fn connections_follow_the_load() {
         let open = |rate| connections(Pressure::Rate(rate));
-        assert_eq!((open(0.1), open(20.0), open(1e5)), (1, 40, 4000));
+        assert_eq!((open(0.1), open(20.0), open(1e5)), (1, 40, 200_000));
         assert_eq!(connections(Pressure::Users(2000)), 2000);
     }
 }

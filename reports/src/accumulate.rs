@@ -308,6 +308,7 @@ impl Accumulator {
             timer_p99_s: None,
             pushed_turns: self.pushed_turns,
             cpu_cores_used: None,
+            cpu_s: None,
             coalesced_share: None,
             preflight: None,
             preflight_skipped: None,

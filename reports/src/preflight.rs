@@ -31,8 +31,16 @@ pub struct Preflight {
     pub requests: u64,
     /// Chunks that were compared, one token each.
     pub tokens: u64,
-    /// From the server's stamp before its write to the instant the client has, per chunk.
+    /// From the server's stamp before its write to the instant the client has, per chunk. Below
+    /// zero is what the client has as too early: its clock and the kernel's are compared to within
+    /// some microseconds.
     pub receive_error_s: Spread,
+    /// Share of the chunks that the client has as too early.
+    #[serde(default)]
+    pub early_share: f64,
+    /// How late the ground truth itself sent its chunks; it is in none of the errors.
+    #[serde(default)]
+    pub server_late_s: Spread,
     /// Lateness of sends.
     pub send_lag_s: Spread,
     /// What was reported and what was true, by metric and figure (`p50`, `p99`).
@@ -59,21 +67,18 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of nanoseconds; zeros when there are none.
-    pub fn of(mut values_ns: Vec<u64>) -> Self {
+    /// Of nanoseconds, with a sign or without; zeros when there are none.
+    pub fn of<T: Copy + Ord + Into<i128>>(mut values_ns: Vec<T>) -> Self {
         values_ns.sort_unstable();
-        let at = |quantile| seconds(nearest_rank(&values_ns, quantile).unwrap_or_default());
+        let seconds = |ns: Option<T>| ns.map_or(0.0, |ns| ns.into() as f64 / 1e9);
+        let at = |quantile| seconds(nearest_rank(&values_ns, quantile));
         Self {
             p50: at(Quantile::P50),
             p90: at(Quantile::P90),
             p99: at(Quantile::P99),
-            max: seconds(values_ns.last().copied().unwrap_or_default()),
+            max: seconds(values_ns.last().copied()),
         }
     }
-}
-
-fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
 }
 
 /// One figure, as reported and as it was.

@@ -275,6 +275,9 @@ pub struct ClientError {
     /// CPU seconds this process used in the run over wall seconds; in-process targets include
     /// the engine.
     pub cpu_cores_used: Option<f64>,
+    /// The CPU seconds themselves, from before the first request was prepared to the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_s: Option<f64>,
     /// Content events that arrived with the same read as the one before.
     pub coalesced_share: Option<f64>,
     /// The client against the bundled ground truth, before a run over HTTP.

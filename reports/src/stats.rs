@@ -119,7 +119,7 @@ pub(crate) fn thousands(value: u64) -> String {
 }
 
 /// The value of nearest rank in a sorted slice; `None` when it is empty.
-pub fn nearest_rank(sorted: &[u64], quantile: Quantile) -> Option<u64> {
+pub fn nearest_rank<T: Copy>(sorted: &[T], quantile: Quantile) -> Option<T> {
     let rank = quantile.rank(sorted.len() as u64)?;
     sorted.get(rank as usize - 1).copied()
 }

@@ -43,8 +43,9 @@ serve() {
 
 PROMPT_TOKENS=96
 OUTPUT_TOKENS=32
-RATE=${RATE:-5}
+RATE=${RATE:-10}
 REQUESTS=${REQUESTS:-100}
+ROUNDS=${ROUNDS:-5}
 
 # A simulated device keeps one pace for every client, whatever else the machine does. Without prefix
 # cache equal prompts cost the same. Also writes prompts and a tokenizer for the other tool.
@@ -56,10 +57,22 @@ serve_for_comparison() {
   "$ENVIRONMENT/bin/python" scripts/clients/tokenizer.py "$WORK/tokenizer" 2>/dev/null
 }
 
-# weigh: weighbridge's own figures, in WORK/ours. A run that is INVALID because the machine is busy
-# is still shown.
+# weigh ROUND: weighbridge's own figures, in WORK/ours-ROUND. A run that is INVALID because the
+# machine is busy is still shown.
 weigh() {
   "$WEIGHBRIDGE" run --target "$BASE" --model ref-135m --rate "$RATE" --arrivals constant \
     --workload "random:$PROMPT_TOKENS/$OUTPUT_TOKENS" --requests "$REQUESTS" --duration 1h \
-    --out "$WORK/ours" >"$WORK/ours.txt" 2>/dev/null || grep -A3 INVALID "$WORK/ours.txt"
+    --out "$WORK/ours-$1" >"$WORK/ours.txt" 2>/dev/null || grep -A3 INVALID "$WORK/ours.txt"
+}
+
+# compare TOOL THEIR_EXPORT: weighbridge and the tool (a function `theirs ROUND`, which writes
+# THEIR_EXPORT with the number of the round for %) in turns, then their figures and what they differ by.
+compare() {
+  local round
+  for round in $(seq "$ROUNDS"); do
+    echo "round $round of $ROUNDS" >&2
+    weigh "$round"
+    theirs "$round" >"$WORK/log" 2>&1 || { tail -40 "$WORK/log"; exit 1; }
+  done
+  python3 scripts/clients/side_by_side.py "$ROUNDS" "$WORK/ours-%/report.json" "$1" "$2"
 }

@@ -1,11 +1,11 @@
-//! Streams of eight servers and what else the grammar allows, read at every split of their bytes.
+//! Streams of servers and what else the grammar allows, read at every split of their bytes.
 
 use proptest::prelude::*;
 
 use super::*;
 
 /// Bodies as servers write them (`corpus/`), each with an answer of ten tokens in five chunks.
-const STREAMS: [(&str, &[u8]); 10] = [
+const STREAMS: [(&str, &[u8]); 11] = [
     ("vllm", include_bytes!("../../corpus/vllm.sse")),
     (
         "vllm-reasoning",
@@ -24,6 +24,7 @@ const STREAMS: [(&str, &[u8]); 10] = [
         "tensorrt-llm",
         include_bytes!("../../corpus/tensorrt-llm.sse"),
     ),
+    ("tgi", include_bytes!("../../corpus/tgi.sse")),
     ("oddities", include_bytes!("../../corpus/oddities.sse")),
 ];
 

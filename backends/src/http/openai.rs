@@ -111,6 +111,14 @@ pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, ChunkError> {
             .and_then(Value::as_str)
             .map_or_else(|| other.to_string(), ToOwned::to_owned),
     });
+    if raw.object.as_deref() == Some("error") {
+        // The error is the whole event, in servers of a certain age.
+        let message = raw.message.as_ref().and_then(Value::as_str);
+        let message = message
+            .unwrap_or("the server does not say which")
+            .to_owned();
+        chunk.error = chunk.error.or(Some(message));
+    }
     for choice in raw.choices.unwrap_or_default() {
         chunk.has_choice = true;
         if let Some(delta) = choice.delta {
@@ -148,6 +156,8 @@ struct RawChunk {
     choices: Option<Vec<RawChoice>>,
     usage: Option<RawUsage>,
     error: Option<Value>,
+    object: Option<CompactString>,
+    message: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -274,6 +284,33 @@ mod tests {
     }
 
     #[test]
+    fn errors_within_a_stream_are_known_by_any_of_their_forms() {
+        for (json, message) in [
+            (
+                r#"{"error":{"message":"out of memory","code":500}}"#,
+                "out of memory",
+            ),
+            (r#"{"error":"aborted"}"#, "aborted"),
+            (r#"{"error":{"code":500}}"#, r#"{"code":500}"#),
+            (
+                r#"{"object":"error","message":"too long","type":"BadRequestError","code":400}"#,
+                "too long",
+            ),
+            (r#"{"object":"error"}"#, "the server does not say which"),
+        ] {
+            let expected = Chunk {
+                error: Some(message.to_owned()),
+                ..Chunk::default()
+            };
+            assert_eq!(
+                parse_chunk(json.as_bytes()).expect(json),
+                expected,
+                "{json}"
+            );
+        }
+    }
+
+    #[test]
     fn chunks_say_what_they_say() {
         let usage = Usage {
             input_tokens: 3,
@@ -316,13 +353,6 @@ mod tests {
             (
                 r#"{"choices":[{"delta":{"content":"你"},"finish_reason":""}],"usage":{"prompt_tokens":3}}"#,
                 text("你"),
-            ),
-            (
-                r#"{"error":{"message":"out of memory","code":500}}"#,
-                Chunk {
-                    error: Some("out of memory".into()),
-                    ..Chunk::default()
-                },
             ),
         ];
         for (json, expected) in cases {

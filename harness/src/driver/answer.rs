@@ -179,6 +179,7 @@ mod tests {
     use crate::workload::schedule::{Session, SessionMaker};
     use backends::PromptForm;
     use proptest::prelude::*;
+    use reports::dialect::Dialect;
 
     #[test]
     fn tokens_are_spread_by_length() {
@@ -190,9 +191,9 @@ mod tests {
         assert_eq!(spread(0, &[3]), [0]);
     }
 
-    /// The stream of `metrics.md` as eight servers write it: each event at its instant in
+    /// The stream of `metrics.md` as servers write it: each event at its instant in
     /// milliseconds, role at 40, content at 100 to 180, usage at 190, end at 191.
-    const GOLDEN: [(&str, &[u8], &[u64]); 9] = [
+    const GOLDEN: [(&str, &[u8], &[u64]); 10] = [
         (
             "vllm",
             include_bytes!("../../../backends/corpus/vllm.sse"),
@@ -239,6 +240,12 @@ mod tests {
             "tensorrt-llm",
             include_bytes!("../../../backends/corpus/tensorrt-llm.sse"),
             &[40, 100, 120, 140, 160, 180, 190, 190, 191],
+        ),
+        // Every chunk has the role, and the last of content the reason.
+        (
+            "tgi",
+            include_bytes!("../../../backends/corpus/tgi.sse"),
+            &[100, 120, 140, 160, 180, 190, 191],
         ),
     ];
 
@@ -302,6 +309,99 @@ mod tests {
                 "{name}: ITL is 10 ms for each token"
             );
             assert_eq!(record.end_ns, ms(191), "{name}");
+        }
+    }
+
+    /// What `metrics.md` has for it in other tools' words: mean milliseconds, to a tenth.
+    const IN_OTHER_WORDS: [(Dialect, &[(&str, f64)]); 4] = [
+        (
+            Dialect::Vllm,
+            &[
+                ("TTFT", 40.0),
+                ("TPOT", 15.6),
+                ("ITL", 28.0),
+                ("E2EL", 180.0),
+            ],
+        ),
+        (
+            Dialect::Aiperf,
+            &[
+                ("time to first token", 100.0),
+                ("inter token latency", 8.9),
+                ("request latency", 180.0),
+            ],
+        ),
+        (
+            Dialect::Guidellm,
+            &[
+                ("TTFT", 100.0),
+                ("ITL", 8.9),
+                ("TPOT", 18.0),
+                ("request latency", 191.0),
+            ],
+        ),
+        (
+            Dialect::Sglang,
+            &[
+                ("TTFT", 100.0),
+                ("TPOT", 10.1),
+                ("ITL", 20.0),
+                ("E2E latency", 191.0),
+            ],
+        ),
+    ];
+
+    fn assert_in_words(
+        name: &str,
+        record: &RequestRecord,
+        dialect: Dialect,
+        listed: &[(&str, f64)],
+    ) {
+        let window = reports::Window {
+            start_ns: 0,
+            end_ns: 1_000_000_000,
+        };
+        let figures = reports::dialect::figures(dialect, std::iter::once(record), window);
+        for &(figure, listed_ms) in listed {
+            let mut metrics = figures.metrics.iter();
+            let found = metrics.find(|metric| metric.name == figure);
+            let mean_s = found.and_then(|metric| metric.mean_s).expect(figure);
+            let tenths = (mean_s * 1e4).round() / 10.0;
+            assert_eq!(tenths, listed_ms, "{name} in {dialect}'s words: {figure}");
+        }
+    }
+
+    #[test]
+    fn the_golden_stream_gives_other_tools_theirs_from_its_bytes() {
+        // Where role, reason and usage come, and when, is the server's affair, and some tools count
+        // them; here they are as `metrics.md` has them.
+        let role = r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#;
+        let content = ["你好", "，今", "天天", "气很", "好。"].map(|text| {
+            let reason = if text == "好。" {
+                "\"length\""
+            } else {
+                "null"
+            };
+            format!(
+                r#"{{"choices":[{{"delta":{{"content":"{text}"}},"finish_reason":{reason}}}]}}"#
+            )
+        });
+        let usage = r#"{"choices":[],"usage":{"prompt_tokens":31,"completion_tokens":10}}"#;
+        let all = [role]
+            .into_iter()
+            .chain(content.iter().map(String::as_str))
+            .chain([usage, "[DONE]"]);
+        let body: String = all.map(|data| format!("data: {data}\n\n")).collect();
+        let as_defined = golden_record(body.as_bytes(), &[40, 100, 120, 140, 160, 180, 190, 191]);
+        for (dialect, listed) in IN_OTHER_WORDS {
+            assert_in_words("as defined", &as_defined, dialect, listed);
+        }
+        // Tools that count content alone say the same of every server.
+        for (name, body, instants) in GOLDEN {
+            let record = golden_record(body, instants);
+            for (dialect, listed) in &IN_OTHER_WORDS[1..] {
+                assert_in_words(name, &record, *dialect, listed);
+            }
         }
     }
 

@@ -45,6 +45,8 @@ const FIRST_CONNECTION: usize = 3;
 const EARLY: Nanos = Nanos(50_000);
 /// Chunks that are sent before the sockets are looked at again.
 const SEND_SLICE: u32 = 16;
+/// One that could not be accepted is tried again after so long.
+const ACCEPTED_AGAIN_AFTER: Nanos = Nanos(50_000_000);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 8192;
 const MOST_TOKENS: u32 = 1_000_000;
@@ -107,6 +109,8 @@ pub fn serve(listen: SocketAddr, config: MockConfig) -> io::Result<Handle> {
         started,
         connections: Slab::new(),
         accepted: 0,
+        accept_failures: 0,
+        accept_again: false,
         timers: BinaryHeap::new(),
         requests: Vec::new(),
         prompt_tokens: 0,
@@ -139,6 +143,10 @@ struct Server {
     connections: Slab<Connection>,
     /// Connections so far; the number of the last is its serial.
     accepted: u64,
+    /// How often one could not be accepted.
+    accept_failures: u64,
+    /// One waits that could not be accepted.
+    accept_again: bool,
     /// Instant, key and serial of the connection whose next chunk is due.
     timers: BinaryHeap<Reverse<(Nanos, usize, u64)>>,
     requests: Vec<Truth>,
@@ -241,12 +249,16 @@ impl Server {
                 continue;
             }
             in_a_row = 0;
-            let until = due.map(|at| at.since(EARLY));
+            let again = self.accept_again.then(|| soon.plus(ACCEPTED_AGAIN_AFTER));
+            let until = due.map(|at| at.since(EARLY)).into_iter().chain(again).min();
             alarm.wait(&mut self.poll, &mut events, until)?;
+            if self.accept_again {
+                self.accept();
+            }
             for ready in &events {
                 match ready.token() {
                     WAKE | ALARM => {}
-                    LISTENER => self.accept()?,
+                    LISTENER => self.accept(),
                     Token(token) => self.ready(token - FIRST_CONNECTION, ready.is_writable()),
                 }
             }
@@ -259,26 +271,41 @@ impl Server {
             head: RecordHead {
                 started_ns: self.clock.monotonic_ns(self.started),
                 connections: self.accepted,
+                accept_failures: self.accept_failures,
             },
             requests: self.requests.clone(),
         }
     }
 
-    fn accept(&mut self) -> io::Result<()> {
+    /// Takes all who wait. Where there are no files left, they wait on until there are.
+    fn accept(&mut self) {
+        let could_not_before = std::mem::take(&mut self.accept_again);
         loop {
-            let mut stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // The client has gone already.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                Err(error) => return Err(error),
-            };
-            stream.set_nodelay(true)?;
-            self.accepted += 1;
             let entry = self.connections.vacant_entry();
             let token = Token(entry.key() + FIRST_CONNECTION);
-            let both = Interest::READABLE | Interest::WRITABLE;
-            self.poll.registry().register(&mut stream, token, both)?;
+            let registry = self.poll.registry();
+            let taken = self.listener.accept().and_then(|(mut stream, _)| {
+                stream.set_nodelay(true)?;
+                let both = Interest::READABLE | Interest::WRITABLE;
+                registry.register(&mut stream, token, both)?;
+                Ok(stream)
+            });
+            let stream = match taken {
+                Ok(stream) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The client has gone already.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => {
+                    if !could_not_before {
+                        let open = self.connections.len();
+                        tracing::warn!(%error, open, "a connection cannot be accepted now");
+                        self.accept_failures += 1;
+                    }
+                    self.accept_again = true;
+                    return;
+                }
+            };
+            self.accepted += 1;
             entry.insert(Connection {
                 stream,
                 serial: self.accepted,
@@ -422,6 +449,7 @@ impl Server {
             received_ns: monotonic(&received),
             planned_ns: instants.iter().map(monotonic).collect(),
             sent_ns: Vec::with_capacity(plan.chunks.len()),
+            waited: 0,
             tokens: Vec::with_capacity(plan.chunks.len()),
             ended_ns: None,
         });
@@ -553,14 +581,15 @@ impl Server {
             0 => connection.write(&self.out),
             cuts => connection.write_cut(&self.out, cuts, answer.plan.cut_seed, answer.next),
         };
-        let truth = &mut self.requests[answer.number];
-        truth.sent_ns.push(sent_ns);
-        truth.tokens.push(tokens);
-        self.output_tokens += u64::from(tokens);
         if then == Then::Close {
             connection.answer = Some(answer);
             return then;
         }
+        let truth = &mut self.requests[answer.number];
+        truth.sent_ns.push(sent_ns);
+        truth.tokens.push(tokens);
+        truth.waited += u32::from(!connection.backlog.is_empty());
+        self.output_tokens += u64::from(tokens);
         if is_last {
             self.end(answer.number, Outcome::Ok);
             return then;

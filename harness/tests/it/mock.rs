@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdin, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 use harness::mock::plan::Stall;
 use harness::mock::record::{Record, Truth};
@@ -24,10 +24,15 @@ pub(crate) struct Mock {
 
 impl Mock {
     pub(crate) fn start(sandbox: &Sandbox, line: &str) -> Self {
+        Self::start_as(sandbox, line, |command| command)
+    }
+
+    /// The same, by another command made of the usual one.
+    fn start_as(sandbox: &Sandbox, line: &str, other: impl FnOnce(Command) -> Command) -> Self {
         let always = "mock --listen 127.0.0.1:0 --record truth.jsonl --until-stdin-closes";
         let line = format!("{always} {line}");
-        let mut child = sandbox
-            .command(&line.split_whitespace().collect::<Vec<_>>())
+        let command = sandbox.command(&line.split_whitespace().collect::<Vec<_>>());
+        let mut child = other(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -164,8 +169,24 @@ fn a_server_that_stands_still_cannot_hide_it() {
     scheduled.sort_unstable();
     let scheduled = nearest_rank(&scheduled, Quantile::P99).expect("requests") as f64 / 1e9;
     let reported = found.summary.ttft_s.p99.expect("enough requests");
-    // Lateness can only add; how much it added on this machine is known from both sides' stamps.
     let truths = by_ticket(&truth);
+    // From the schedule's instant to the server's own stamp: nothing of this is the client's word.
+    let mut to_the_send: Vec<u64> = records
+        .iter()
+        .filter_map(|record| {
+            let sent = *truths.get(&record.id)?.sent_ns.first()?;
+            Some(sent - start_ns - record.intended_ns)
+        })
+        .collect();
+    to_the_send.sort_unstable();
+    assert_eq!(to_the_send.len(), records.len(), "all were answered");
+    let to_the_send = nearest_rank(&to_the_send, Quantile::P99).expect("requests") as f64 / 1e9;
+    assert!(
+        (reported / to_the_send - 1.0).abs() <= 0.01,
+        "reported {reported}, by the schedule and the server's stamps {to_the_send}"
+    );
+    // Lateness can only add; how much it added on this machine is known from both sides' stamps.
+    // At full size it may not matter.
     let late_ns = records.iter().filter_map(|record| {
         let truth = truths.get(&record.id)?;
         let server = truth
@@ -178,13 +199,97 @@ fn a_server_that_stands_still_cannot_hide_it() {
             .saturating_sub(start_ns + record.intended_ns);
         Some(server + received + sent)
     });
-    let late = late_ns.max().expect("requests") as f64 / 1e9;
+    let late = if is_long() {
+        0.0
+    } else {
+        late_ns.max().expect("requests") as f64 / 1e9
+    };
     assert!(
         reported >= 0.99 * scheduled && reported <= 1.01 * scheduled + late,
         "reported {reported}, by the schedule {scheduled}, late by up to {late}"
     );
     assert!(scheduled > 0.9 * lasts_ms as f64 / 1e3, "{scheduled}");
     println!("TTFT p99 {reported:.4} s, by the schedule {scheduled:.4} s");
+}
+
+#[test]
+fn a_turn_that_waits_counts_from_the_end_of_the_answer_before_it() {
+    const PAUSE_NS: u64 = 20_000_000;
+    let sandbox = Sandbox::new();
+    sandbox.write(
+        "talk.toml",
+        "name = \"talk\"\ndescription = \"short talks\"\nrate = 20.0\nduration_s = 4.0\n\
+         warmup_s = 0.0\narrivals = \"poisson\"\ncontext_limit = 512\n\
+         [[class]]\nid = \"casual_chat\"\nsession_share = 1.0\n\
+         turns = { q = 0.9, beta = 1.0, max = 3 }\n\
+         user_first = { dist = \"fixed\", value = 30.0 }\n\
+         user_next = { dist = \"fixed\", value = 30.0 }\n\
+         output = { dist = \"fixed\", value = 8.0 }\nthink = { dist = \"fixed\", value = 0.0 }\n",
+    );
+    // Slower than the schedule takes any server to be.
+    let mock = Mock::start(&sandbox, "--ttft 1500ms --itl 1ms");
+    sandbox.run_line(&format!(
+        "run --target {} --workload talk.toml --think-scale 0.02 --drain 5s --no-preflight --out out",
+        mock.base
+    ));
+    drop(mock.finish(&sandbox));
+    let records = records(&sandbox.path("out"));
+    let waited: Vec<_> = records
+        .iter()
+        .filter(|record| record.pushed_ns > 0 && record.sent_ns.is_some())
+        .collect();
+    assert!(waited.len() > 5, "{} turns waited", waited.len());
+    for record in waited {
+        let mut others = records.iter();
+        let is_before =
+            |r: &&RequestRecord| r.session == record.session && r.turn + 1 == record.turn;
+        let before = others.find(is_before).expect("a turn before it");
+        let ended = before.end_ns.expect("it ended");
+        assert_eq!(record.intended_ns, ended + PAUSE_NS);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_mock_without_files_left_accepts_again_when_others_have_gone() {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    const FILES: usize = 40;
+    let sandbox = Sandbox::new();
+    let mock = Mock::start_as(&sandbox, "", |command| {
+        let program = command.get_program().to_owned();
+        let mut limited = Command::new("sh");
+        limited
+            .arg("-c")
+            .arg(format!("ulimit -n {FILES} && exec \"$0\" \"$@\""))
+            .arg(program)
+            .args(command.get_args())
+            .current_dir(sandbox.path("."));
+        limited
+    });
+    let address = mock
+        .base
+        .trim_start_matches("http://")
+        .trim_end_matches("/v1");
+    let open = || TcpStream::connect(address).expect("its queue is long");
+    let mut crowd: Vec<TcpStream> = (0..2 * FILES).map(|_| open()).collect();
+    let mut last = open();
+    let asked = last.write_all(b"GET /health HTTP/1.1\r\nHost: t\r\n\r\n");
+    asked.expect("it is connected");
+    let short = std::time::Duration::from_millis(200);
+    last.set_read_timeout(Some(short))
+        .expect("a socket takes it");
+    let mut some = [0; 64];
+    assert!(last.read(&mut some).is_err(), "there is no file for it");
+    crowd.clear();
+    last.set_read_timeout(Some(100 * short))
+        .expect("a socket takes it");
+    let count = last.read(&mut some).expect("now there is");
+    assert!(some[..count].starts_with(b"HTTP/1.1 200 OK"));
+    drop(last);
+    let record = mock.finish(&sandbox);
+    assert_eq!(record.head.connections, 2 * FILES as u64 + 1);
+    assert!(record.head.accept_failures > 0);
 }
 
 #[test]
@@ -202,7 +307,14 @@ fn the_client_s_own_error_is_in_the_report() {
     let preflight = with.preflight.expect("it was measured");
     assert!(preflight.requests > 50, "{preflight:?}");
     assert_eq!(preflight.tokens, 64 * preflight.requests);
-    assert!(preflight.receive_error_s.p50 > 0.0 && preflight.errors.len() == 4);
+    assert!(preflight.server_late_s.p50 > 0.0 && preflight.errors.len() == 4);
+    assert!(
+        preflight.load.contains("prompts of 64 tokens"),
+        "{}",
+        preflight.load
+    );
+    assert!(preflight.receive_error_s.max > 0.0 && (0.0..=1.0).contains(&preflight.early_share));
+    assert!(with.cpu_s.is_some_and(|cpu_s| cpu_s > 0.0));
     assert_eq!(with.preflight_skipped, None);
     let ran = sandbox.run_line(&format!("{line} --no-preflight --out without"));
     assert!(
@@ -238,6 +350,10 @@ fn mistakes_are_named() {
         (
             "run --target http://127.0.0.1:9/v1 --users 90000 --workload random:32/8",
             "needs 90000 connections",
+        ),
+        (
+            "run --target http://127.0.0.1:9/v1 --rate 90000 --workload random:32/8 --duration 2s",
+            "`--rate` needs 180000 connections at once",
         ),
     ] {
         sandbox.run_line(line).ends_with(2).says(part);

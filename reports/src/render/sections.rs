@@ -396,7 +396,15 @@ fn own_error(preflight: &Preflight) -> Vec<Row> {
             "Receive error, per chunk",
             spread(preflight.receive_error_s),
         ),
+        text(
+            "Chunks that the client has as too early",
+            percent(preflight.early_share),
+        ),
         text("Send lag there", spread(preflight.send_lag_s)),
+        text(
+            "Lateness of the ground truth itself",
+            spread(preflight.server_late_s),
+        ),
     ];
     for (metric, errors) in &preflight.errors {
         let figures: Vec<String> = errors

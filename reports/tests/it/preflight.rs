@@ -18,7 +18,9 @@ pub(crate) fn preflight(error_ns: u64) -> Preflight {
         requests: 120,
         tokens: 7680,
         receive_error_s: Spread::of(vec![error_ns; 120]),
-        send_lag_s: Spread::of(vec![30_000; 120]),
+        early_share: 0.0,
+        server_late_s: Spread::default(),
+        send_lag_s: Spread::of(vec![30_000_u64; 120]),
         errors: metrics.map(|metric| (metric, pairs.errors())).into(),
         cpu_cores_used: Some(0.12),
         cpu_ms_per_1000_tokens: Some(9.5),
@@ -63,13 +65,20 @@ fn an_error_counts_where_it_is_large_against_the_figure() {
 
 #[test]
 fn quantiles_are_of_nearest_rank_and_empty_is_zero() {
-    let spread = Spread::of((1..=100).rev().collect());
+    let spread = Spread::of((1..=100_u64).rev().collect());
     let ns = |seconds: f64| (seconds * 1e9).round() as u64;
     assert_eq!(
         [spread.p50, spread.p90, spread.p99, spread.max].map(ns),
         [50, 90, 99, 100]
     );
-    assert_eq!(Spread::of(vec![]), Spread::default());
+    let signed = Spread::of(vec![7_i64, -3, -9, 2]);
+    let ns = |seconds: f64| (seconds * 1e9).round() as i64;
+    assert_eq!(
+        [signed.p50, signed.p99].map(ns),
+        [-3, 7],
+        "too early is not on time"
+    );
+    assert_eq!(Spread::of::<u64>(vec![]), Spread::default());
     let few = Pairs {
         reported_ns: vec![1; 99],
         true_ns: vec![1; 99],

@@ -128,7 +128,8 @@ fn client_error(plan: &Plan, outcome: &Outcome, measured: &Measurements) -> Clie
         preflight_skipped: skipped.then(|| "--no-preflight was given".to_owned()),
         timer_p50_s: outcome.timers_s.map(|(p50, _)| p50),
         timer_p99_s: outcome.timers_s.map(|(_, p99)| p99),
-        cpu_cores_used: outcome.cpu_cores_used,
+        cpu_cores_used: outcome.used.map(|used| used.cores),
+        cpu_s: outcome.used.map(|used| used.cpu_s),
         coalesced_share: outcome.recorded.coalesced_share,
         ..measured.client_error.clone()
     }

@@ -21,6 +21,7 @@ use crate::cmd::{interrupt, note};
 use crate::doctor::timer_lateness;
 use crate::driver::{self, Ended, Load, LoadPlan, Users};
 use crate::host_watch::HostWatch;
+use crate::limits;
 use crate::plan::{LoadKind, Plan, TokenizerKind};
 use crate::preflight::{self, Pressure};
 use crate::progress;
@@ -55,8 +56,8 @@ pub(super) struct Outcome {
     pub(super) interrupted: bool,
     /// p50 and p99 lateness of timers before the run, in seconds.
     pub(super) timers_s: Option<(f64, f64)>,
-    /// Of this process, over the run.
-    pub(super) cpu_cores_used: Option<f64>,
+    /// By this process, over the run.
+    pub(super) used: Option<CpuUse>,
     /// The start of the run on the system's monotonic clock, in real time: what a server's own
     /// stamps can be held against.
     pub(super) monotonic_start_ns: Option<u64>,
@@ -89,13 +90,11 @@ pub(super) async fn measure(
         .await
         .map_err(|failure| anyhow!("`--target` {}: {}", plan.target, failure.message))?;
     std::fs::create_dir_all(out).with_context(|| format!("`--out` {}", out.display()))?;
-    let mut prepared = prepare_load(plan, &source);
-    // A stand-in's tokens have another length than those that the server counts.
-    prepared.realised.characters_per_token = source
-        .characters_per_token()
-        .filter(|_| plan.tokenizer != TokenizerKind::StandIn);
+    let prepared = prepare_load(plan, &source);
     let pressure = pressure(&prepared.load);
-    let preflight = own_error(plan, pressure, clock, &tokenizer).await?;
+    check_connections(plan, pressure)?;
+    let prompt_tokens = prepared.realised.prompt_tokens_mean;
+    let preflight = own_error(plan, (pressure, prompt_tokens), clock, &tokenizer).await?;
     backend.prepare(preflight::connections(pressure));
     let mut window = window(plan.warmup_s, prepared.end_s);
     let warmed = warm_up(plan, &backend, pressure).await;
@@ -120,7 +119,7 @@ pub(super) async fn measure(
         end,
     };
     let steps = Steps::watch(&backend, start, window);
-    let (ended, interrupted, cpu_cores_used) = drive(driven, load, &recorder).await;
+    let (ended, interrupted, used) = drive(driven, load, &recorder).await;
     let scraped = scraper.map(Scraper::finish);
     let watch = watch
         .finish(clock, start.plus(ended.load_end.unwrap_or(end)), window)
@@ -145,7 +144,7 @@ pub(super) async fn measure(
         window,
         interrupted,
         timers_s,
-        cpu_cores_used,
+        used,
         device_time,
         watch,
         scraped,
@@ -258,10 +257,21 @@ fn pressure(load: &Load) -> Pressure {
     }
 }
 
+/// Has this machine the files and ports that a schedule's busiest seconds will need? Users and
+/// given rates were looked at when the run was planned.
+fn check_connections(plan: &Plan, pressure: Pressure) -> Result<()> {
+    if let Target::Http(_) = plan.target {
+        let most = plan.max_requests.unwrap_or(u64::MAX);
+        let needed = (preflight::connections(pressure) as u64).min(most);
+        limits::check_connections(needed, "the busiest part of the schedule")?;
+    }
+    Ok(())
+}
+
 /// Drives the client against the ground truth, where there is a client.
 async fn own_error(
     plan: &Plan,
-    pressure: Pressure,
+    (pressure, prompt_tokens): (Pressure, f64),
     clock: &Clock,
     tokenizer: &Arc<ChatTokenizer>,
 ) -> Result<Option<Preflight>> {
@@ -269,7 +279,8 @@ async fn own_error(
         return Ok(None);
     }
     note("measuring the client's own error against the bundled ground truth …");
-    let measured = preflight::measure(pressure, plan.seed, clock, Arc::clone(tokenizer)).await;
+    let tokenizer = Arc::clone(tokenizer);
+    let measured = preflight::measure(pressure, prompt_tokens, plan.seed, clock, tokenizer).await;
     let mut measured = measured
         .context("the client's own error could not be measured; `--no-preflight` runs without")?;
     if plan.http.tls.is_some() {
@@ -289,13 +300,22 @@ struct Driven<'a> {
     end: Nanos,
 }
 
+/// Processor time of this process.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CpuUse {
+    /// Seconds.
+    pub(super) cpu_s: f64,
+    /// Over wall seconds.
+    pub(super) cores: f64,
+}
+
 /// Runs the load beside the progress display and the signal handler. How it ended, whether it was
-/// interrupted, and how many cores this process kept busy.
+/// interrupted, and what this process used.
 async fn drive(
     with: Driven<'_>,
     load: LoadPlan,
     recorder: &Recorder,
-) -> (Ended, bool, Option<f64>) {
+) -> (Ended, bool, Option<CpuUse>) {
     let Driven {
         backend,
         source,
@@ -331,10 +351,11 @@ async fn drive(
     let cpu_s = crate::host::process_cpu_s()
         .zip(cpu_before)
         .map(|(now, before)| now - before);
-    let cores = cpu_s
-        .filter(|_| !clock.is_simulated())
-        .map(|cpu| cpu / seconds.max(1e-9));
-    (ended, interrupted, cores)
+    let used = cpu_s.filter(|_| !clock.is_simulated()).map(|cpu_s| CpuUse {
+        cpu_s,
+        cores: cpu_s / seconds.max(1e-9),
+    });
+    (ended, interrupted, used)
 }
 
 /// The load and what it is like.
@@ -350,7 +371,7 @@ fn prepare_load(plan: &Plan, source: &SessionSource) -> Prepared {
     /// Sessions of a closed loop that are looked at beforehand to say what the load is like.
     const SAMPLED_SESSIONS: u64 = 64;
     let end_s = plan.warmup_s + plan.duration_s;
-    let prepared = match plan.load {
+    let mut prepared = match plan.load {
         LoadKind::Open(..) | LoadKind::Replay(_) => {
             let schedule = open_schedule(plan, source, end_s);
             Prepared {
@@ -379,7 +400,11 @@ fn prepare_load(plan: &Plan, source: &SessionSource) -> Prepared {
             }
         }
     };
-    let realised = &prepared.realised;
+    let realised = &mut prepared.realised;
+    // A stand-in's tokens have another length than those that the server counts.
+    realised.characters_per_token = source
+        .characters_per_token()
+        .filter(|_| plan.tokenizer != TokenizerKind::StandIn);
     note(&format!(
         "{}: {} requests in {} sessions{}, prompts {:.0} tokens, answers {:.0} on average",
         plan.workload.name(),
