@@ -246,6 +246,7 @@ fn measure_peer(options: &Options, load: Load, folder: &Path) -> Result<Run> {
     let tokens = reported.requests() * f64::from(TOKENS);
     Ok(Run {
         against: reported.against(&truth.requests),
+        // Over all its time, in which users come and go too.
         achieved: reported.requests_per_s() / asked_per_s,
         cpu_ms_per_1000: reported.cpu_s * 1e6 / tokens,
     })
@@ -384,7 +385,7 @@ fn row(client: &str, load: Load, runs: &[Run]) {
         ms(Metric::Tpot),
         us(&|run| run.against.receive_error_s),
         us(&|run| run.against.send_lag_s),
-        us(&|run| run.against.server_late_s),
+        us(&|run| run.against.server_late_s.unwrap_or_default()),
         median(&|run| run.cpu_ms_per_1000),
     ));
 }

@@ -119,6 +119,7 @@ impl Reported {
             p90: f64::NAN,
             p99: f64::NAN,
             max: f64::NAN,
+            min: None,
         };
         Preflight {
             load: String::new(),
@@ -126,8 +127,8 @@ impl Reported {
             requests: done.len() as u64,
             tokens: 0,
             receive_error_s: unknown,
-            early_share: f64::NAN,
-            server_late_s: unknown,
+            early_share: None,
+            server_late_s: Some(server_late(truths)),
             send_lag_s: unknown,
             errors: errors.into(),
             cpu_cores_used: None,
@@ -135,4 +136,16 @@ impl Reported {
             marks: Vec::new(),
         }
     }
+}
+
+/// Of all chunks that were sent.
+fn server_late(truths: &[Truth]) -> Spread {
+    let chunks = truths
+        .iter()
+        .flat_map(|truth| truth.sent_ns.iter().zip(&truth.planned_ns));
+    Spread::of(
+        chunks
+            .map(|(sent, planned)| sent.saturating_sub(*planned))
+            .collect::<Vec<u64>>(),
+    )
 }

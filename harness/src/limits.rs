@@ -1,7 +1,8 @@
 //! What the system allows a client with many connections: open files and ports.
 //!
 //! Invariant: a run that cannot have the connections it plans is refused before it starts, with the
-//! limit's name; nothing is capped in silence. What cannot be found out is not checked.
+//! limit's name; where only the rate is known, it is told how long answers may last. Nothing is
+//! capped in silence. What cannot be found out is not checked.
 
 use anyhow::{Result, ensure};
 
@@ -39,6 +40,33 @@ fn port_count(text: &str) -> Option<u64> {
     let mut ends = text.split_whitespace().map(str::parse::<u64>);
     let (low, high) = (ends.next()?.ok()?, ends.next()?.ok()?);
     (high >= low).then(|| high - low + 1)
+}
+
+/// What a rate may run into: how long answers may last before connections run out, if a server is
+/// likely to take longer.
+pub fn warning_of_rate(requests_per_s: f64) -> Option<String> {
+    let files = raise_file_limit().map(|files| files.saturating_sub(OTHER_FILES));
+    warning(requests_per_s, files, ports())
+}
+
+fn warning(requests_per_s: f64, files: Option<u64>, ports: Option<u64>) -> Option<String> {
+    /// Few answers last longer.
+    const LONG_S: f64 = 30.0;
+    let limits = [
+        (files, "open files; raise it with `ulimit -n`"),
+        (ports, "ports; widen `net.ipv4.ip_local_port_range`"),
+    ];
+    let known = limits
+        .into_iter()
+        .filter_map(|(room, name)| Some((room?, name)));
+    let (room, name) = known.min_by_key(|(room, _)| *room)?;
+    let longest_s = room as f64 / requests_per_s.max(1e-9);
+    (longest_s < LONG_S).then(|| {
+        format!(
+            "{requests_per_s:.0} requests per second have {room} connections at most: where answers \
+             last longer than {longest_s:.1} s, requests fail for want of one (the limit is that on {name})"
+        )
+    })
 }
 
 /// Can `connections` be open at the same time?
@@ -80,6 +108,10 @@ mod tests {
                 .to_string();
             assert!(error.contains(part) && error.contains("2000"), "{error}");
         }
+        assert_eq!(warning(100.0, Some(1_000_000), Some(28_232)), None);
+        assert_eq!(warning(1e6, None, None), None);
+        let told = warning(2000.0, Some(100_000), Some(28_232)).expect("14 s is little");
+        assert!(told.contains("14.1 s") && told.contains("ports"), "{told}");
         assert_eq!(port_count("32768\t60999\n"), Some(28_232));
         assert_eq!(port_count("junk"), None);
     }

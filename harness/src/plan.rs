@@ -20,7 +20,6 @@ use reports::schema::Slo;
 use serde_json::{Map, Value};
 
 use crate::arrivals::Arrivals;
-use crate::preflight::Pressure;
 use crate::prices;
 use crate::scenario::Scenario;
 use crate::target::{EngineOptions, HttpOptions, Kernels, Target};
@@ -154,8 +153,9 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     let max_requests = count(&places, "requests", scenario.requests, |f| {
         f.requests.is_some()
     })?;
-    if let Target::Http(_) = target {
-        check_connections(&places, load, max_requests.map(|n| n as u64))?;
+    if let (Target::Http(_), LoadKind::Closed(users)) = (&target, load) {
+        let place = places.of("users", |flags| flags.users.is_some());
+        crate::limits::check_connections(u64::from(users), &place)?;
     }
     Ok(Plan {
         engine: resolve_engine(&scenario, &places, &target)?,
@@ -187,19 +187,6 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
         drain_s,
         scenario,
     })
-}
-
-/// Has this machine the files and ports for the connections of a load?
-fn check_connections(places: &Places<'_>, load: LoadKind, most: Option<u64>) -> Result<()> {
-    let (pressure, key) = match load {
-        LoadKind::Closed(users) => (Pressure::Users(users), "users"),
-        LoadKind::Open(rate, _) => (Pressure::Rate(rate), "rate"),
-        // How fast it is, its schedule says.
-        LoadKind::Replay(_) => return Ok(()),
-    };
-    let place = places.of(key, |flags| flags.users.is_some() || flags.rate.is_some());
-    let needed = crate::preflight::connections(pressure) as u64;
-    crate::limits::check_connections(needed.min(most.unwrap_or(u64::MAX)), &place)
 }
 
 /// The part of a plan that says what answers, and with which model.

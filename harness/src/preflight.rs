@@ -3,8 +3,8 @@
 //! The server is this program again, as a child process, so that the two share no thread. What the
 //! client reports of it is held against the server's own record, request by request. Invariant: the
 //! same driver, client and recorder as in the run that follows, with its number of users or at the
-//! requests and tokens per second of its busiest seconds, and prompts of its mean length; where
-//! that is too much, the words for the load say so.
+//! requests and tokens per second of its busiest seconds. Prompts have the mean length of the run's,
+//! not their spread; where that is too much, the words for the load say so.
 //! What it does not do: judge; [`reports::preflight`] does.
 
 use std::collections::BTreeMap;
@@ -91,14 +91,17 @@ pub async fn measure(
     let config = HttpConfig::new(parse_base(server.base())?);
     let backend = HttpBackend::connect(config, clock.clone()).await;
     let backend = backend.map_err(|failure| anyhow!("{}", failure.message))?;
-    backend.prepare(connections(pressure));
+    let ahead = connections(pressure);
+    backend.prepare(ahead);
     let (prompt_tokens, prompts) = prompts(pressure, prompt_tokens_mean);
     let spec = spec::load(&format!("random:{prompt_tokens}/{ANSWER_TOKENS}"))?;
     let workload = Workload::Generated(Box::new(spec));
     let source = SessionSource::new(workload, seed, Arc::clone(&tokenizer), None)?;
     let (words, load) = load_under(pressure, &source);
-    // The connections are there by now.
-    clock.sleep(Nanos(100_000_000)).await;
+    // The connections are there by then.
+    clock
+        .sleep(Nanos(100_000_000 + 50_000 * ahead as u64))
+        .await;
     let path = folder.0.join("requests.jsonl");
     let begun = clock.now();
     let start = driver::start(clock);
@@ -117,6 +120,10 @@ pub async fn measure(
         .zip(cpu_before)
         .map(|(now, before)| now - before);
     let truth = server.finish()?;
+    ensure!(
+        truth.head.accept_failures == 0,
+        "the ground truth had no files left for all connections\n\nhint: raise the limit with `ulimit -n`"
+    );
     let mut preflight = compare(&read_records(&path)?, &truth, clock.monotonic_ns(start));
     ensure!(
         preflight.requests > 0,
@@ -134,7 +141,7 @@ pub async fn measure(
 fn load_under(pressure: Pressure, source: &SessionSource) -> (String, Load) {
     match pressure {
         Pressure::Rate(rate) => {
-            let rate = at_least(rate);
+            let rate = preflight_rate(rate);
             let schedule = source.open(&OpenLoad {
                 pace: Pace::Process {
                     arrivals: Arrivals::Poisson,
@@ -166,14 +173,14 @@ fn load_under(pressure: Pressure, source: &SessionSource) -> (String, Load) {
 }
 
 /// The rate of the preflight, where that of the run is so much.
-fn at_least(rate: f64) -> f64 {
+fn preflight_rate(rate: f64) -> f64 {
     rate.max(LOWEST_RATE)
 }
 
 /// Tokens of each prompt, and what that is in words.
 fn prompts(pressure: Pressure, mean: f64) -> (u32, String) {
     let requests = match pressure {
-        Pressure::Rate(rate) => at_least(rate) * DURATION_S,
+        Pressure::Rate(rate) => preflight_rate(rate) * DURATION_S,
         Pressure::Users(users) => f64::from(users) * TURNS_OF_A_USER as f64,
     };
     let wanted = mean.round().max(f64::from(SHORTEST_PROMPT_TOKENS)) as u32;
@@ -187,13 +194,15 @@ fn prompts(pressure: Pressure, mean: f64) -> (u32, String) {
     (tokens, words)
 }
 
-/// Connections that a load is likely to need at once. Users need one each; at a rate nobody knows
-/// how long a server takes, and those that are missing are made as they are needed.
+/// Connections that are made before a load. Users need one each; at a rate nobody knows how long a
+/// server takes, and those that are missing are made as they are needed, which a report counts.
 pub fn connections(pressure: Pressure) -> usize {
     const LIKELY_S: f64 = 2.0;
+    /// More at once are turned away by many servers.
+    const MOST: usize = 4000;
     match pressure {
         Pressure::Users(users) => users as usize,
-        Pressure::Rate(rate) => (rate * LIKELY_S).ceil().max(1.0) as usize,
+        Pressure::Rate(rate) => ((rate * LIKELY_S).ceil() as usize).clamp(1, MOST),
     }
 }
 
@@ -289,9 +298,9 @@ pub fn compare(records: &[RequestRecord], truth: &Record, start_ns: u64) -> Pref
         duration_s: 0.0,
         requests,
         tokens: receive.len() as u64,
-        early_share: early as f64 / receive.len().max(1) as f64,
+        early_share: Some(early as f64 / receive.len().max(1) as f64),
         receive_error_s: Spread::of(receive),
-        server_late_s: Spread::of(server_late),
+        server_late_s: Some(Spread::of(server_late)),
         send_lag_s: Spread::of(lag),
         errors: pairs
             .into_iter()
@@ -454,7 +463,7 @@ mod tests {
             planned_ns: sent_ns.clone(),
             tokens: vec![1; sent_ns.len()],
             sent_ns,
-            waited: 0,
+            late_chunks: 0,
             ended_ns: Some(7_009_000),
         }
     }
@@ -562,7 +571,7 @@ mod tests {
     #[test]
     fn connections_follow_the_load() {
         let open = |rate| connections(Pressure::Rate(rate));
-        assert_eq!((open(0.1), open(20.0), open(1e5)), (1, 40, 200_000));
+        assert_eq!((open(0.1), open(20.0), open(1e5)), (1, 40, 4000));
         assert_eq!(connections(Pressure::Users(2000)), 2000);
     }
 }

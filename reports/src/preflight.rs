@@ -37,10 +37,10 @@ pub struct Preflight {
     pub receive_error_s: Spread,
     /// Share of the chunks that the client has as too early.
     #[serde(default)]
-    pub early_share: f64,
+    pub early_share: Option<f64>,
     /// How late the ground truth itself sent its chunks; it is in none of the errors.
     #[serde(default)]
-    pub server_late_s: Spread,
+    pub server_late_s: Option<Spread>,
     /// Lateness of sends.
     pub send_lag_s: Spread,
     /// What was reported and what was true, by metric and figure (`p50`, `p99`).
@@ -53,7 +53,7 @@ pub struct Preflight {
     pub marks: Vec<Mark>,
 }
 
-/// Quantiles (nearest rank over all values, however few) and the largest value, in seconds.
+/// Quantiles (nearest rank over all values, however few) and the ends, in seconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Spread {
     /// Median.
@@ -64,6 +64,9 @@ pub struct Spread {
     pub p99: f64,
     /// Largest.
     pub max: f64,
+    /// Smallest.
+    #[serde(default)]
+    pub min: Option<f64>,
 }
 
 impl Spread {
@@ -77,6 +80,9 @@ impl Spread {
             p90: at(Quantile::P90),
             p99: at(Quantile::P99),
             max: seconds(values_ns.last().copied()),
+            min: values_ns
+                .first()
+                .map(|_| seconds(values_ns.first().copied())),
         }
     }
 }

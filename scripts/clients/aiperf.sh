@@ -5,7 +5,7 @@ client aiperf aiperf==0.13.0
 serve_for_comparison
 
 theirs() {
-  "$ENVIRONMENT/bin/aiperf" profile --model ref-135m --url "${BASE%/v1}" --endpoint-type chat \
+  ${CLIENTS_PLACE-} "$ENVIRONMENT/bin/aiperf" profile --model ref-135m --url "${BASE%/v1}" --endpoint-type chat \
     --streaming --tokenizer "$WORK/tokenizer" --use-server-token-count \
     --input-file "$WORK/prompts.jsonl" --custom-dataset-type single-turn \
     --extra-inputs ignore_eos:true temperature:0 "max_completion_tokens:$OUTPUT_TOKENS" \

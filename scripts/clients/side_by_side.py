@@ -1,11 +1,11 @@
-"""Prints two tools' figures of one server side by side, with the noise of each, and ends with 1 where
-they do not agree within it.
+"""Prints two tools' figures of one server side by side. Ends with 1 where they differ by more than the
+noise, or where the noise is too large to tell.
 
 usage: side_by_side.py ROUNDS OURS TOOL THEIRS
 
-OURS and THEIRS are paths in which % stands for the number of a round. The noise of a figure is the
-largest difference between two rounds of the same tool; the figures of two tools agree where their
-medians over the rounds do not differ by more.
+OURS and THEIRS are paths in which % stands for the number of a round; in a round the tools measure one
+after the other. Shown are the mean difference within a round and its 95 % interval over the rounds.
+The tools agree where that holds zero.
 """
 
 import json
@@ -13,6 +13,8 @@ import statistics
 import sys
 
 rounds, ours_path, tool, theirs_path = sys.argv[1:]
+if not 2 <= int(rounds) <= 10:
+    sys.exit(f"ROUNDS is {rounds}; accepted is 2 to 10")
 numbers = [str(number) for number in range(1, int(rounds) + 1)]
 
 
@@ -45,8 +47,10 @@ def requests(run):
     return totals["successful"], totals["errored"] + totals["incomplete"]
 
 
-def spread(values):
-    return max(values) - min(values)
+# Of Student's distribution, two-sided 95 %, by degrees of freedom.
+T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+# An interval wider than so much of the figure says nothing.
+WIDEST_SHARE = 0.2
 
 
 their_figure = {"aiperf": aiperf, "guidellm": guidellm}[tool]
@@ -55,7 +59,7 @@ ours_done = sum(run["summary"]["requests"]["ok"] for run in ours)
 ours_failed = sum(run["summary"]["requests"]["failed"] for run in ours)
 print(f"{rounds} rounds; requests: weighbridge {ours_done} ok, {ours_failed} failed; ", end="")
 print(f"{tool} {done[0]:.0f} ok, {done[1]:.0f} failed")
-print(f"{'ms':12} {'weighbridge':>12} {tool:>12} {'difference':>12} {'noise':>12}")
+print(f"{'ms':12} {'weighbridge':>12} {tool:>12} {'difference':>12} {'95 % of it':>16}")
 apart = []
 # Both call the mean gap of one request its inter-token latency, which is our TPOT.
 for name, our_metric, their_metric in [
@@ -65,17 +69,20 @@ for name, our_metric, their_metric in [
     for figure in ["mean", "p50"]:
         one = [our_figure(run, our_metric, figure) for run in ours]
         other = [their_figure(run, their_metric, figure) for run in theirs]
-        noise = max(spread(one), spread(other))
-        medians = statistics.median(one), statistics.median(other)
-        difference = medians[1] - medians[0]
-        agrees = abs(difference) <= noise
+        differences = [b - a for a, b in zip(one, other)]
+        mean = statistics.mean(differences)
+        half = T95[len(differences) - 1] * statistics.stdev(differences) / len(differences) ** 0.5
+        if half > WIDEST_SHARE * statistics.mean(one):
+            verdict = "CANNOT TELL"
+        else:
+            verdict = "agree" if abs(mean) <= half else "DIFFER"
         print(
-            f"{name + ' ' + figure:12} {medians[0]:12.2f} {medians[1]:12.2f} {difference:+12.2f} "
-            f"{noise:12.2f}  {'agree' if agrees else 'DIFFER'}"
+            f"{name + ' ' + figure:12} {statistics.mean(one):12.2f} {statistics.mean(other):12.2f} "
+            f"{mean:+12.2f} {mean - half:+8.2f}{mean + half:+8.2f}  {verdict}"
         )
-        if not agrees:
+        if verdict != "agree":
             apart.append(f"{name} {figure}")
 if done[1] or ours_failed:
     sys.exit("requests failed")
 if apart:
-    sys.exit(f"{', '.join(apart)}: the tools differ by more than their own noise")
+    sys.exit(f"{', '.join(apart)}: the tools do not agree within the noise")

@@ -6,6 +6,7 @@
 use compact_str::CompactString;
 use models::Message;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::contract::{FinishReason, Request, Usage};
@@ -99,24 +100,16 @@ pub(super) enum ChunkError {
 /// Reads one event.
 pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, ChunkError> {
     // All of it, not only the strings that are looked at.
-    let raw: RawChunk = serde_json::from_str(simdutf8::compat::from_utf8(data)?)?;
+    let raw: RawChunk<'_> = serde_json::from_str(simdutf8::compat::from_utf8(data)?)?;
     let mut chunk = Chunk {
         usage: raw.usage.and_then(RawUsage::read),
         ..Chunk::default()
     };
-    chunk.error = raw.error.map(|error| match error {
-        Value::String(message) => message,
-        other => other
-            .get("message")
-            .and_then(Value::as_str)
-            .map_or_else(|| other.to_string(), ToOwned::to_owned),
-    });
-    if raw.object.as_deref() == Some("error") {
+    chunk.error = raw.error.map(words);
+    if raw.object.is_some_and(|object| object.get() == "\"error\"") {
         // The error is the whole event, in servers of a certain age.
-        let message = raw.message.as_ref().and_then(Value::as_str);
-        let message = message
-            .unwrap_or("the server does not say which")
-            .to_owned();
+        let message = raw.message.map(words);
+        let message = message.unwrap_or_else(|| "the server does not say which".into());
         chunk.error = chunk.error.or(Some(message));
     }
     for choice in raw.choices.unwrap_or_default() {
@@ -151,12 +144,25 @@ pub(super) fn parse_chunk(data: &[u8]) -> Result<Chunk, ChunkError> {
     Ok(chunk)
 }
 
+/// An error, in whatever form.
+fn words(error: Value) -> String {
+    match error {
+        Value::String(message) => message,
+        other => other
+            .get("message")
+            .and_then(Value::as_str)
+            .map_or_else(|| other.to_string(), ToOwned::to_owned),
+    }
+}
+
 #[derive(Deserialize)]
-struct RawChunk {
+struct RawChunk<'a> {
     choices: Option<Vec<RawChoice>>,
     usage: Option<RawUsage>,
     error: Option<Value>,
-    object: Option<CompactString>,
+    /// Of any type, looked at as it is written.
+    #[serde(borrow)]
+    object: Option<&'a RawValue>,
     message: Option<Value>,
 }
 
@@ -297,6 +303,10 @@ mod tests {
                 "too long",
             ),
             (r#"{"object":"error"}"#, "the server does not say which"),
+            (
+                r#"{"object":"error","message":{"code":7}}"#,
+                r#"{"code":7}"#,
+            ),
         ] {
             let expected = Chunk {
                 error: Some(message.to_owned()),

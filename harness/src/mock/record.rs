@@ -17,8 +17,8 @@ pub struct RecordHead {
     pub started_ns: u64,
     /// Connections it has accepted.
     pub connections: u64,
-    /// How often it could not accept one, for want of files mostly; those that wait are accepted
-    /// when others have ended.
+    /// Times in which it could not accept any, for want of files; those that wait are accepted when
+    /// others have ended.
     #[serde(default)]
     pub accept_failures: u64,
 }
@@ -37,11 +37,11 @@ pub struct Truth {
     pub received_ns: u64,
     /// When each chunk was to be sent.
     pub planned_ns: Vec<u64>,
-    /// When each chunk that was sent was sent: given to its socket for the first time.
+    /// When each chunk that was sent was sent: given to its connection.
     pub sent_ns: Vec<u64>,
     /// How many of them the socket did not take whole at once, since the client reads too slowly.
     #[serde(default)]
-    pub waited: u32,
+    pub late_chunks: u32,
     /// Tokens in those chunks.
     pub tokens: Vec<u32>,
     /// When it ended.
@@ -109,7 +109,7 @@ mod tests {
                 received_ns: 8,
                 planned_ns: vec![9, 10],
                 sent_ns: vec![9],
-                waited: 1,
+                late_chunks: 1,
                 tokens: vec![1],
                 ended_ns: None,
             }],

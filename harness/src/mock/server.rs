@@ -110,7 +110,7 @@ pub fn serve(listen: SocketAddr, config: MockConfig) -> io::Result<Handle> {
         connections: Slab::new(),
         accepted: 0,
         accept_failures: 0,
-        accept_again: false,
+        accept_again: None,
         timers: BinaryHeap::new(),
         requests: Vec::new(),
         prompt_tokens: 0,
@@ -145,8 +145,8 @@ struct Server {
     accepted: u64,
     /// How often one could not be accepted.
     accept_failures: u64,
-    /// One waits that could not be accepted.
-    accept_again: bool,
+    /// When to try again, since one could not be accepted.
+    accept_again: Option<Nanos>,
     /// Instant, key and serial of the connection whose next chunk is due.
     timers: BinaryHeap<Reverse<(Nanos, usize, u64)>>,
     requests: Vec<Truth>,
@@ -249,10 +249,10 @@ impl Server {
                 continue;
             }
             in_a_row = 0;
-            let again = self.accept_again.then(|| soon.plus(ACCEPTED_AGAIN_AFTER));
-            let until = due.map(|at| at.since(EARLY)).into_iter().chain(again).min();
+            let chunk = due.map(|at| at.since(EARLY));
+            let until = chunk.into_iter().chain(self.accept_again).min();
             alarm.wait(&mut self.poll, &mut events, until)?;
-            if self.accept_again {
+            if self.accept_again.is_some_and(|at| at <= self.clock.now()) {
                 self.accept();
             }
             for ready in &events {
@@ -279,19 +279,10 @@ impl Server {
 
     /// Takes all who wait. Where there are no files left, they wait on until there are.
     fn accept(&mut self) {
-        let could_not_before = std::mem::take(&mut self.accept_again);
+        let could_not_before = self.accept_again.take().is_some();
         loop {
-            let entry = self.connections.vacant_entry();
-            let token = Token(entry.key() + FIRST_CONNECTION);
-            let registry = self.poll.registry();
-            let taken = self.listener.accept().and_then(|(mut stream, _)| {
-                stream.set_nodelay(true)?;
-                let both = Interest::READABLE | Interest::WRITABLE;
-                registry.register(&mut stream, token, both)?;
-                Ok(stream)
-            });
-            let stream = match taken {
-                Ok(stream) => stream,
+            let mut stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // The client has gone already.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
@@ -301,10 +292,21 @@ impl Server {
                         tracing::warn!(%error, open, "a connection cannot be accepted now");
                         self.accept_failures += 1;
                     }
-                    self.accept_again = true;
+                    self.accept_again = Some(self.clock.now().plus(ACCEPTED_AGAIN_AFTER));
                     return;
                 }
             };
+            let entry = self.connections.vacant_entry();
+            let token = Token(entry.key() + FIRST_CONNECTION);
+            let both = Interest::READABLE | Interest::WRITABLE;
+            let registry = self.poll.registry();
+            let ready = stream
+                .set_nodelay(true)
+                .and_then(|()| registry.register(&mut stream, token, both));
+            if let Err(error) = ready {
+                tracing::warn!(%error, "a connection cannot be served");
+                continue;
+            }
             self.accepted += 1;
             entry.insert(Connection {
                 stream,
@@ -449,7 +451,7 @@ impl Server {
             received_ns: monotonic(&received),
             planned_ns: instants.iter().map(monotonic).collect(),
             sent_ns: Vec::with_capacity(plan.chunks.len()),
-            waited: 0,
+            late_chunks: 0,
             tokens: Vec::with_capacity(plan.chunks.len()),
             ended_ns: None,
         });
@@ -588,7 +590,7 @@ impl Server {
         let truth = &mut self.requests[answer.number];
         truth.sent_ns.push(sent_ns);
         truth.tokens.push(tokens);
-        truth.waited += u32::from(!connection.backlog.is_empty());
+        truth.late_chunks += u32::from(!connection.backlog.is_empty());
         self.output_tokens += u64::from(tokens);
         if is_last {
             self.end(answer.number, Outcome::Ok);

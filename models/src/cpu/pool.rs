@@ -3,12 +3,14 @@
 //! A step is some 150 parallel sections of a few microseconds each, so threads wait for the next
 //! section spinning, for a short time, and then sleep: an idle engine costs nothing. Work is
 //! split into one run of items per thread; who is done early takes from the others, so a thread
-//! that the system has put aside holds nobody up for longer than the item it is at.
+//! that the system has put aside holds nobody up for longer than the item it is at. Threads that
+//! wait ask the memory for what [`Pool::read_next`] was told is next.
 //! **Invariant.** Every item is done once, and all are done when [`Pool::run`] returns; which
 //! thread does it decides nothing.
 
 #![expect(unsafe_code, reason = "threads share a borrowed closure and buffers")]
 
+use super::ahead::{Ahead, Soon};
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
@@ -39,6 +41,7 @@ pub struct Threads {
 pub(crate) struct Pool {
     shared: Arc<State>,
     workers: Vec<JoinHandle<()>>,
+    soon: Soon,
 }
 
 type Section<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
@@ -60,7 +63,8 @@ struct State {
     epoch: Line<AtomicU32>,
     /// Workers that have not finished the section.
     running: Line<AtomicUsize>,
-    section: UnsafeCell<Option<*const Section<'static>>>,
+    /// What is done now, and what is read after.
+    section: UnsafeCell<Option<(*const Section<'static>, Soon)>>,
     shares: Box<[Line<Share>]>,
     panicked: AtomicBool,
     stop: AtomicBool,
@@ -112,12 +116,21 @@ impl Pool {
                 .ok()
         });
         let workers = workers.collect();
-        Self { shared, workers }
+        Self {
+            shared,
+            workers,
+            soon: Soon::default(),
+        }
     }
 
     /// Threads, the caller's included.
     pub(crate) fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// What is read after the sections that follow, until something else is said.
+    pub(crate) fn read_next(&mut self, soon: Soon) {
+        self.soon = soon;
     }
 
     /// Calls `body(thread, items)` until every one of `items` items is done. `work` estimates
@@ -148,16 +161,20 @@ impl Pool {
         let section: *const Section<'static> =
             unsafe { std::mem::transmute::<&Section<'_>, &'static Section<'static>>(section) };
         // SAFETY: no worker runs, see the invariant of `State`.
-        unsafe { *state.section.get() = Some(section) };
+        unsafe { *state.section.get() = Some((section, self.soon)) };
         state.running.0.store(self.workers.len(), Ordering::Relaxed);
         state.epoch.0.fetch_add(1, Ordering::Release);
         for worker in &self.workers {
             worker.thread().unpark();
         }
         let mine = catch_unwind(AssertUnwindSafe(|| state.take_all(0, section)));
+        let mut ahead = self.soon.part(0, threads);
         let mut spins = 0_u32;
         while state.running.0.load(Ordering::Acquire) != 0 {
             spins += 1;
+            if ahead.ask() {
+                continue;
+            }
             if spins < SPINS {
                 std::hint::spin_loop();
             } else {
@@ -177,14 +194,16 @@ impl Pool {
 impl State {
     fn work(&self, thread: usize) {
         let mut seen = 0;
+        let mut soon = Soon::default();
         loop {
-            seen = self.wait(seen);
+            seen = self.wait(seen, soon.part(thread, self.shares.len()));
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
             // SAFETY: `run` wrote it before it changed the epoch, and waits for us to be done.
             let section = unsafe { *self.section.get() };
-            let section = section.expect("a section precedes the epoch");
+            let (section, next) = section.expect("a section precedes the epoch");
+            soon = next;
             let done = catch_unwind(AssertUnwindSafe(|| self.take_all(thread, section)));
             if done.is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
@@ -193,13 +212,15 @@ impl State {
         }
     }
 
-    fn wait(&self, seen: u32) -> u32 {
+    fn wait(&self, seen: u32, mut ahead: Ahead) -> u32 {
         for _ in 0..SPINS {
             let epoch = self.epoch.0.load(Ordering::Acquire);
             if epoch != seen {
                 return epoch;
             }
-            std::hint::spin_loop();
+            if !ahead.ask() {
+                std::hint::spin_loop();
+            }
         }
         loop {
             std::thread::park();

@@ -396,16 +396,16 @@ fn own_error(preflight: &Preflight) -> Vec<Row> {
             "Receive error, per chunk",
             spread(preflight.receive_error_s),
         ),
-        text(
-            "Chunks that the client has as too early",
-            percent(preflight.early_share),
-        ),
         text("Send lag there", spread(preflight.send_lag_s)),
-        text(
-            "Lateness of the ground truth itself",
-            spread(preflight.server_late_s),
-        ),
     ];
+    if let Some(share) = preflight.early_share.filter(|share| *share > 0.0) {
+        let earliest = preflight.receive_error_s.min.unwrap_or_default();
+        let words = format!("{}, by {} at most", percent(share), duration(-earliest));
+        rows.push(text("Chunks that the client has as too early", words));
+    }
+    if let Some(late) = preflight.server_late_s {
+        rows.push(text("Lateness of the ground truth itself", spread(late)));
+    }
     for (metric, errors) in &preflight.errors {
         let figures: Vec<String> = errors
             .iter()

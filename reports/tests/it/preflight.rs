@@ -18,8 +18,8 @@ pub(crate) fn preflight(error_ns: u64) -> Preflight {
         requests: 120,
         tokens: 7680,
         receive_error_s: Spread::of(vec![error_ns; 120]),
-        early_share: 0.0,
-        server_late_s: Spread::default(),
+        early_share: Some(0.0),
+        server_late_s: None,
         send_lag_s: Spread::of(vec![30_000_u64; 120]),
         errors: metrics.map(|metric| (metric, pairs.errors())).into(),
         cpu_cores_used: Some(0.12),
@@ -78,6 +78,7 @@ fn quantiles_are_of_nearest_rank_and_empty_is_zero() {
         [-3, 7],
         "too early is not on time"
     );
+    assert_eq!(signed.min.map(ns), Some(-9));
     assert_eq!(Spread::of::<u64>(vec![]), Spread::default());
     let few = Pairs {
         reported_ns: vec![1; 99],

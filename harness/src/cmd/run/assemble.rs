@@ -27,6 +27,7 @@ pub(super) fn report(plan: &Plan, model: &models::ModelInfo, outcome: &Outcome) 
     let client_error = client_error(plan, outcome, measured);
     let (validity, mut warnings) = assess(inputs(plan, outcome, measured, &client_error));
     warnings.extend(own_warnings(plan, measured));
+    warnings.extend(outcome.warnings.iter().cloned());
     warnings.extend(warm_up::warning(&outcome.warmed));
     let price = price(plan, outcome, &mut warnings);
     let start_ns = outcome.monotonic_start_ns.unwrap_or_default();

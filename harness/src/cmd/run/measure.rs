@@ -71,6 +71,8 @@ pub(super) struct Outcome {
     pub(super) scraped: Option<Scraped>,
     /// Batches before the run.
     pub(super) warmed: Vec<Warmed>,
+    /// What was to be feared before the run.
+    pub(super) warnings: Vec<String>,
     /// By the calendar; virtual runs begin at the epoch.
     pub(super) started: jiff::Timestamp,
     /// The same.
@@ -92,7 +94,7 @@ pub(super) async fn measure(
     std::fs::create_dir_all(out).with_context(|| format!("`--out` {}", out.display()))?;
     let prepared = prepare_load(plan, &source);
     let pressure = pressure(&prepared.load);
-    check_connections(plan, pressure)?;
+    let warnings = connection_warning(plan, pressure);
     let prompt_tokens = prepared.realised.prompt_tokens_mean;
     let preflight = own_error(plan, (pressure, prompt_tokens), clock, &tokenizer).await?;
     backend.prepare(preflight::connections(pressure));
@@ -149,6 +151,7 @@ pub(super) async fn measure(
         watch,
         scraped,
         warmed,
+        warnings,
         monotonic_start_ns: timers_s.map(|_| clock.monotonic_ns(start)),
         started,
         ended: timestamp(clock, jiff::Timestamp::now()),
@@ -257,15 +260,16 @@ fn pressure(load: &Load) -> Pressure {
     }
 }
 
-/// Has this machine the files and ports that a schedule's busiest seconds will need? Users and
-/// given rates were looked at when the run was planned.
-fn check_connections(plan: &Plan, pressure: Pressure) -> Result<()> {
-    if let Target::Http(_) = plan.target {
-        let most = plan.max_requests.unwrap_or(u64::MAX);
-        let needed = (preflight::connections(pressure) as u64).min(most);
-        limits::check_connections(needed, "the busiest part of the schedule")?;
+/// What the busiest part of a schedule may run into.
+fn connection_warning(plan: &Plan, pressure: Pressure) -> Vec<String> {
+    let (Target::Http(_), Pressure::Rate(rate)) = (&plan.target, pressure) else {
+        return Vec::new();
+    };
+    let warning = limits::warning_of_rate(rate);
+    if let Some(warning) = &warning {
+        note(warning);
     }
-    Ok(())
+    warning.into_iter().collect()
 }
 
 /// Drives the client against the ground truth, where there is a client.
