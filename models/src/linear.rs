@@ -6,7 +6,6 @@
 
 use crate::config::TensorSpec;
 use crate::cpu::Tally;
-use crate::cpu::ahead::Soon;
 use crate::cpu::input::{Forms, Input};
 use crate::cpu::memory::Memory;
 use crate::cpu::pack::{Format, Matrix};
@@ -111,16 +110,6 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// For threads that wait until it is multiplied.
-    pub(crate) fn soon(&self, memory: &Memory) -> Soon {
-        self.parts.first().map_or_else(Soon::default, |matrix| {
-            let per_unit = 1 + usize::from(self.gate);
-            let panel_bytes = matrix.format.panel_bytes(matrix.columns);
-            let panels = &memory.bytes(matrix.span)[..matrix.panels * panel_bytes];
-            Soon::new(panels, per_unit * panel_bytes)
-        })
-    }
-
     /// Outputs per row.
     pub(crate) fn outputs(&self) -> usize {
         let rows: usize = self.parts.iter().map(|matrix| matrix.rows).sum();

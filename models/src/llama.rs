@@ -9,7 +9,6 @@
 
 use crate::batch::{ForwardError, Rows, SequenceStep, check};
 use crate::config::{LlamaConfig, TensorSpec};
-use crate::cpu::ahead::Soon;
 use crate::cpu::attention::{self, Queries, QueryRow};
 use crate::cpu::memory::Memory;
 use crate::cpu::pack::Format;
@@ -177,7 +176,6 @@ impl Llama {
             buffers,
             profile,
         };
-        step.pool.read_next(Soon::default());
         lap(step.profile, Operation::Prepare, Tally::default);
         let sampled: Vec<_> = rows
             .sampled
@@ -194,8 +192,7 @@ impl Llama {
             }
             if !queries.is_empty() {
                 step.attend(layer, &cache, queries);
-                let next = self.layers.get(index + 1);
-                step.feed_forward(layer, next.map_or(&self.head, |next| &next.projections));
+                step.feed_forward(layer);
             }
         }
         if !sampled.is_empty() {
@@ -224,19 +221,6 @@ impl Step<'_> {
     /// Rows in the residual stream.
     fn rows(&self) -> usize {
         self.buffers.hidden.len() / self.model.config.hidden
-    }
-
-    /// What threads that wait may ask the memory for. Nothing where there are many rows, which need
-    /// the caches themselves, nor while time is accounted for: a byte would come in the time of
-    /// another operation than the one that reads it.
-    fn soon(&self, linear: &Linear) -> Soon {
-        /// As many as one group of tiles has, whose threads begin at their part of the matrix.
-        const FEW_ROWS: usize = 16;
-        if self.rows() <= FEW_ROWS && self.profile.is_none() {
-            linear.soon(&self.model.memory)
-        } else {
-            Soon::default()
-        }
     }
 
     /// Norms the residual stream and brings it into the form `linear` reads.
@@ -270,7 +254,6 @@ impl Step<'_> {
         let config = &self.model.config;
         let (memory, rows) = (&self.model.memory, self.rows());
         self.norm(&layer.attention_norm, &layer.projections);
-        self.pool.read_next(self.soon(&layer.attention_output));
         let Buffers {
             input, projected, ..
         } = &mut *self.buffers;
@@ -321,7 +304,6 @@ impl Step<'_> {
     ) {
         let config = &self.model.config;
         let memory = &self.model.memory;
-        let next = self.soon(&layer.gate_up);
         let width = config.heads * config.head_dim;
         let Buffers {
             input,
@@ -352,7 +334,6 @@ impl Step<'_> {
         });
         let forms = layer.attention_output.forms(level);
         input.take(pool, level, forms, width, attended);
-        pool.read_next(next);
         lap(self.profile, Operation::Quantise, Tally::default);
         layer
             .attention_output
@@ -362,13 +343,11 @@ impl Step<'_> {
         });
     }
 
-    /// `next` is what is multiplied after it.
-    fn feed_forward(&mut self, layer: &Layer, next: &Linear) {
+    fn feed_forward(&mut self, layer: &Layer) {
         let rows = self.rows();
         let memory = &self.model.memory;
         let width = self.model.config.feed_forward;
         self.norm(&layer.feed_forward_norm, &layer.gate_up);
-        let (down, next) = (self.soon(&layer.down), self.soon(next));
         let Buffers {
             input,
             hidden,
@@ -376,12 +355,10 @@ impl Step<'_> {
             ..
         } = &mut *self.buffers;
         let (pool, level) = (&mut *self.pool, self.level);
-        pool.read_next(down);
         layer.gate_up.store((pool, level), memory, input, activated);
         lap(self.profile, Operation::GateUp, || layer.gate_up.work(rows));
         input.take(pool, level, layer.down.forms(level), width, activated);
         lap(self.profile, Operation::Quantise, Tally::default);
-        pool.read_next(next);
         layer.down.add((pool, level), memory, input, hidden);
         lap(self.profile, Operation::Down, || layer.down.work(rows));
     }
@@ -389,7 +366,6 @@ impl Step<'_> {
     fn head(&mut self) {
         let (model, rows) = (self.model, self.rows());
         self.norm(&model.output_norm, &model.head);
-        self.pool.read_next(Soon::default());
         let Buffers { input, logits, .. } = &mut *self.buffers;
         let cpu = (&mut *self.pool, self.level);
         model.head.store(cpu, &model.memory, input, logits);

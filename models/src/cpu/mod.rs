@@ -2,11 +2,10 @@
 //!
 //! # Layout
 //! - [`simd`](Level): vectors of one processor behind one trait, chosen at run time. With
-//!   `pool`, `memory`, `ahead` and a few lines that give threads their part of a buffer, all the unsafe
+//!   `pool`, `memory` and a few lines that give threads their part of a buffer, all the unsafe
 //!   code of the crate.
 //! - `pack`: weights as panels of 16 rows, `short`: bf16 weights in 12 bits; `input`: activations
 //!   as tiles of up to 12 rows.
-//! - `ahead`: what threads that wait ask the memory for.
 //! - `product`: panel times tile; `attention`: tiles of queries over the paged cache; `vector`:
 //!   the elementwise rest.
 //! - `profile`: where the time of a step goes. `probe`: what the machine can do at most.
@@ -14,7 +13,6 @@
 //! **Invariant.** A row's result does not depend on the rows beside it, on the number of threads
 //! nor (bf16 weights excepted) on the level: the same bits come out, and tests say so.
 
-pub(crate) mod ahead;
 pub(crate) mod attention;
 pub(crate) mod input;
 pub(crate) mod memory;

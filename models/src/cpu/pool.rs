@@ -3,14 +3,12 @@
 //! A step is some 150 parallel sections of a few microseconds each, so threads wait for the next
 //! section spinning, for a short time, and then sleep: an idle engine costs nothing. Work is
 //! split into one run of items per thread; who is done early takes from the others, so a thread
-//! that the system has put aside holds nobody up for longer than the item it is at. Threads that
-//! wait ask the memory for what [`Pool::read_next`] was told is next.
+//! that the system has put aside holds nobody up for longer than the item it is at.
 //! **Invariant.** Every item is done once, and all are done when [`Pool::run`] returns; which
 //! thread does it decides nothing.
 
 #![expect(unsafe_code, reason = "threads share a borrowed closure and buffers")]
 
-use super::ahead::{Ahead, Soon};
 use std::cell::UnsafeCell;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
@@ -41,7 +39,6 @@ pub struct Threads {
 pub(crate) struct Pool {
     shared: Arc<State>,
     workers: Vec<JoinHandle<()>>,
-    soon: Soon,
 }
 
 type Section<'a> = dyn Fn(usize, Range<usize>) + Sync + 'a;
@@ -63,8 +60,7 @@ struct State {
     epoch: Line<AtomicU32>,
     /// Workers that have not finished the section.
     running: Line<AtomicUsize>,
-    /// What is done now, and what is read after.
-    section: UnsafeCell<Option<(*const Section<'static>, Soon)>>,
+    section: UnsafeCell<Option<*const Section<'static>>>,
     shares: Box<[Line<Share>]>,
     panicked: AtomicBool,
     stop: AtomicBool,
@@ -116,21 +112,12 @@ impl Pool {
                 .ok()
         });
         let workers = workers.collect();
-        Self {
-            shared,
-            workers,
-            soon: Soon::default(),
-        }
+        Self { shared, workers }
     }
 
     /// Threads, the caller's included.
     pub(crate) fn threads(&self) -> usize {
         self.workers.len() + 1
-    }
-
-    /// What is read after the sections that follow, until something else is said.
-    pub(crate) fn read_next(&mut self, soon: Soon) {
-        self.soon = soon;
     }
 
     /// Calls `body(thread, items)` until every one of `items` items is done. `work` estimates
@@ -161,20 +148,16 @@ impl Pool {
         let section: *const Section<'static> =
             unsafe { std::mem::transmute::<&Section<'_>, &'static Section<'static>>(section) };
         // SAFETY: no worker runs, see the invariant of `State`.
-        unsafe { *state.section.get() = Some((section, self.soon)) };
+        unsafe { *state.section.get() = Some(section) };
         state.running.0.store(self.workers.len(), Ordering::Relaxed);
         state.epoch.0.fetch_add(1, Ordering::Release);
         for worker in &self.workers {
             worker.thread().unpark();
         }
         let mine = catch_unwind(AssertUnwindSafe(|| state.take_all(0, section)));
-        let mut ahead = self.soon.part(0, threads);
         let mut spins = 0_u32;
         while state.running.0.load(Ordering::Acquire) != 0 {
             spins += 1;
-            if ahead.ask() {
-                continue;
-            }
             if spins < SPINS {
                 std::hint::spin_loop();
             } else {
@@ -194,16 +177,14 @@ impl Pool {
 impl State {
     fn work(&self, thread: usize) {
         let mut seen = 0;
-        let mut soon = Soon::default();
         loop {
-            seen = self.wait(seen, soon.part(thread, self.shares.len()));
+            seen = self.wait(seen);
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
             // SAFETY: `run` wrote it before it changed the epoch, and waits for us to be done.
             let section = unsafe { *self.section.get() };
-            let (section, next) = section.expect("a section precedes the epoch");
-            soon = next;
+            let section = section.expect("a section precedes the epoch");
             let done = catch_unwind(AssertUnwindSafe(|| self.take_all(thread, section)));
             if done.is_err() {
                 self.panicked.store(true, Ordering::Relaxed);
@@ -212,15 +193,13 @@ impl State {
         }
     }
 
-    fn wait(&self, seen: u32, mut ahead: Ahead) -> u32 {
+    fn wait(&self, seen: u32) -> u32 {
         for _ in 0..SPINS {
             let epoch = self.epoch.0.load(Ordering::Acquire);
             if epoch != seen {
                 return epoch;
             }
-            if !ahead.ask() {
-                std::hint::spin_loop();
-            }
+            std::hint::spin_loop();
         }
         loop {
             std::thread::park();

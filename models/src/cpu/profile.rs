@@ -1,8 +1,7 @@
 //! Where the time of a step goes, by operation.
 //!
 //! **Invariant.** Every moment between the first and the last lap belongs to one operation, so
-//! the shares add up. While it is kept, threads do not ask for the weights of a later operation. It
-//! does not say why an operation is slow; [`super::probe`] says what the
+//! the shares add up. It does not say why an operation is slow; [`super::probe`] says what the
 //! machine could do.
 
 /// The operations of a forward pass, in their order.
