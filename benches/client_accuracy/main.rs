@@ -6,9 +6,10 @@
 //! ```
 //!
 //! For each load, the floor, the floor with the kernel's instants and `weighbridge run` take turns
-//! against `weighbridge mock` (TTFT 50 ms, ITL 20 ms, 64 tokens); medians over the repetitions. Where
-//! there is `taskset`, the client has one processor and the server another. All are judged by the
-//! same code, from their records and the server's. `--aiperf` puts `AIPerf` beside them, once and by its own report.
+//! against `weighbridge mock` (TTFT 50 ms, ITL 20 ms, 64 tokens); medians over the repetitions.
+//! Where there is `taskset`, the client has one processor and the server another. All are judged by
+//! the same code, from their records and the server's. `--aiperf` puts `AIPerf` beside them, once
+//! and by its own report.
 //! Without `--bench` (as in `cargo test`) it checks in a second that floor and server agree.
 
 mod floor;
@@ -333,7 +334,8 @@ fn pinned(cpu: &str, program: &Path) -> Command {
 }
 
 const HEADS: &str = "| client | load | achieved | TTFT p50/p99 | true | ITL p50/p99 | true | \
-TPOT p50/p99 | true | receive error p50/p99 µs | send lag p50/p99 µs | server late p50/p99 µs | CPU ms/1000 tokens |
+TPOT p50/p99 | true | receive error p50/p99 µs | send lag p50/p99 µs | \
+server late p50/p99 µs | CPU ms/1000 tokens |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// A dash for what there is not.

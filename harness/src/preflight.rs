@@ -3,8 +3,8 @@
 //! The server is this program again, as a child process, so that the two share no thread. What the
 //! client reports of it is held against the server's own record, request by request. Invariant: the
 //! same driver, client and recorder as in the run that follows, with its number of users or at the
-//! requests and tokens per second of its busiest seconds. Prompts have the mean length of the run's,
-//! not their spread; where that is too much, the words for the load say so.
+//! requests and tokens per second of its busiest seconds. Prompts have the mean length of the
+//! run's, not their spread; where that is too much, the words for the load say so.
 //! What it does not do: judge; [`reports::preflight`] does.
 
 use std::collections::BTreeMap;
