@@ -114,6 +114,7 @@ impl Reported {
             let figures = [("p50", Quantile::P50), ("p99", Quantile::P99)].map(figure);
             (metric, BTreeMap::from(figures))
         });
+        let late: Vec<u64> = truths.iter().flat_map(Truth::lateness_ns).collect();
         let unknown = Spread {
             p50: f64::NAN,
             p90: f64::NAN,
@@ -128,7 +129,7 @@ impl Reported {
             tokens: 0,
             receive_error_s: unknown,
             early_share: None,
-            server_late_s: Some(server_late(truths)),
+            server_late_s: Some(Spread::of(late)),
             send_lag_s: unknown,
             errors: errors.into(),
             cpu_cores_used: None,
@@ -136,16 +137,4 @@ impl Reported {
             marks: Vec::new(),
         }
     }
-}
-
-/// Of all chunks that were sent.
-fn server_late(truths: &[Truth]) -> Spread {
-    let chunks = truths
-        .iter()
-        .flat_map(|truth| truth.sent_ns.iter().zip(&truth.planned_ns));
-    Spread::of(
-        chunks
-            .map(|(sent, planned)| sent.saturating_sub(*planned))
-            .collect::<Vec<u64>>(),
-    )
 }

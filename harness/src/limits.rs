@@ -42,18 +42,25 @@ fn port_count(text: &str) -> Option<u64> {
     (high >= low).then(|| high - low + 1)
 }
 
+/// What a limit on open files leaves for connections.
+fn for_connections(files: u64) -> u64 {
+    files.saturating_sub(OTHER_FILES)
+}
+
 /// What a rate may run into: how long answers may last before connections run out, if a server is
 /// likely to take longer.
 pub fn warning_of_rate(requests_per_s: f64) -> Option<String> {
-    let files = raise_file_limit().map(|files| files.saturating_sub(OTHER_FILES));
-    warning(requests_per_s, files, ports())
+    warning(requests_per_s, raise_file_limit(), ports())
 }
 
 fn warning(requests_per_s: f64, files: Option<u64>, ports: Option<u64>) -> Option<String> {
     /// Few answers last longer.
     const LONG_S: f64 = 30.0;
     let limits = [
-        (files, "open files; raise it with `ulimit -n`"),
+        (
+            files.map(for_connections),
+            "open files; raise it with `ulimit -n`",
+        ),
         (ports, "ports; widen `net.ipv4.ip_local_port_range`"),
     ];
     let known = limits
@@ -75,7 +82,7 @@ pub fn check_connections(connections: u64, flag: &str) -> Result<()> {
 }
 
 fn check(connections: u64, flag: &str, files: Option<u64>, ports: Option<u64>) -> Result<()> {
-    let room = files.map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES));
+    let room = files.map_or(u64::MAX, for_connections);
     ensure!(
         connections <= room,
         "{flag} needs {connections} connections at once; the limit on open files allows {room}\n\nhint: \

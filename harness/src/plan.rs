@@ -144,6 +144,10 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
             warmup_s + duration_s
         );
     }
+    if let (Target::Http(_), LoadKind::Closed(users)) = (&target, load) {
+        let place = places.of("users", |flags| flags.users.is_some());
+        crate::limits::check_connections(u64::from(users), &place)?;
+    }
     let temperature = scenario.temperature.unwrap_or(0.0);
     let place = places.of("temperature", |flags| flags.temperature.is_some());
     ensure!(
@@ -153,10 +157,6 @@ pub fn resolve(flags: &Scenario, file: Option<&Path>) -> Result<Plan> {
     let max_requests = count(&places, "requests", scenario.requests, |f| {
         f.requests.is_some()
     })?;
-    if let (Target::Http(_), LoadKind::Closed(users)) = (&target, load) {
-        let place = places.of("users", |flags| flags.users.is_some());
-        crate::limits::check_connections(u64::from(users), &place)?;
-    }
     Ok(Plan {
         engine: resolve_engine(&scenario, &places, &target)?,
         http: resolve_http(&scenario, &places, &target)?,

@@ -37,7 +37,7 @@ const DURATION_S: f64 = 3.0;
 /// What still runs then has so long.
 const DRAIN_S: f64 = 2.0;
 /// Sessions that are made for each user.
-const TURNS_OF_A_USER: u64 = 4;
+const SESSIONS_PER_USER: u64 = 4;
 /// Fewer requests a second would leave too few for a p99.
 const LOWEST_RATE: f64 = 40.0;
 /// The length of a short answer; one token in each chunk.
@@ -158,7 +158,7 @@ fn load_under(pressure: Pressure, source: &SessionSource) -> (String, Load) {
             )
         }
         Pressure::Users(users) => {
-            let ready = source.ahead(u64::from(users) * TURNS_OF_A_USER);
+            let ready = source.ahead(u64::from(users) * SESSIONS_PER_USER);
             let spread = Nanos::from_secs_f64(0.5 / f64::from(users));
             (
                 format!("closed loop, {users} users"),
@@ -181,7 +181,7 @@ fn preflight_rate(rate: f64) -> f64 {
 fn prompts(pressure: Pressure, mean: f64) -> (u32, String) {
     let requests = match pressure {
         Pressure::Rate(rate) => preflight_rate(rate) * DURATION_S,
-        Pressure::Users(users) => f64::from(users) * TURNS_OF_A_USER as f64,
+        Pressure::Users(users) => f64::from(users) * SESSIONS_PER_USER as f64,
     };
     let wanted = mean.round().max(f64::from(SHORTEST_PROMPT_TOKENS)) as u32;
     let most = (MOST_PROMPT_TOKENS / requests.max(1.0)) as u32;
@@ -284,8 +284,7 @@ pub fn compare(records: &[RequestRecord], truth: &Record, start_ns: u64) -> Pref
         receive.extend(
             stamps.map(|(read, sent)| (start_ns + read).cast_signed() - sent.cast_signed()),
         );
-        let sends = truth.sent_ns.iter().zip(&truth.planned_ns);
-        server_late.extend(sends.map(|(sent, planned)| sent.saturating_sub(*planned)));
+        server_late.extend(truth.lateness_ns());
         let as_it_was = as_it_was(record, truth);
         for (metric, pairs) in &mut pairs {
             values(*metric, record, &mut pairs.reported_ns);

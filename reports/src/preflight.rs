@@ -73,16 +73,14 @@ impl Spread {
     /// Of nanoseconds, with a sign or without; zeros when there are none.
     pub fn of<T: Copy + Ord + Into<i128>>(mut values_ns: Vec<T>) -> Self {
         values_ns.sort_unstable();
-        let seconds = |ns: Option<T>| ns.map_or(0.0, |ns| ns.into() as f64 / 1e9);
-        let at = |quantile| seconds(nearest_rank(&values_ns, quantile));
+        let seconds = |ns: T| ns.into() as f64 / 1e9;
+        let at = |quantile| nearest_rank(&values_ns, quantile).map_or(0.0, seconds);
         Self {
             p50: at(Quantile::P50),
             p90: at(Quantile::P90),
             p99: at(Quantile::P99),
-            max: seconds(values_ns.last().copied()),
-            min: values_ns
-                .first()
-                .map(|_| seconds(values_ns.first().copied())),
+            max: values_ns.last().copied().map_or(0.0, seconds),
+            min: values_ns.first().copied().map(seconds),
         }
     }
 }

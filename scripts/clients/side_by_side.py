@@ -12,6 +12,11 @@ import json
 import statistics
 import sys
 
+# Of Student's distribution, two-sided 95 %, by degrees of freedom.
+T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+# An interval wider than so much of the figure says nothing.
+WIDEST_SHARE = 0.2
+
 rounds, ours_path, tool, theirs_path = sys.argv[1:]
 if not 2 <= int(rounds) <= 10:
     sys.exit(f"ROUNDS is {rounds}; accepted is 2 to 10")
@@ -27,7 +32,8 @@ ours, theirs = read(ours_path), read(theirs_path)
 
 def our_figure(run, metric, figure):
     found = run["summary"][metric][figure]
-    return 1e3 * (found["value"] if isinstance(found, dict) else found)
+    found = found["value"] if isinstance(found, dict) else found
+    return None if found is None else 1e3 * found
 
 
 def aiperf(run, metric, figure):
@@ -47,12 +53,6 @@ def requests(run):
     return totals["successful"], totals["errored"] + totals["incomplete"]
 
 
-# Of Student's distribution, two-sided 95 %, by degrees of freedom.
-T95 = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-# An interval wider than so much of the figure says nothing.
-WIDEST_SHARE = 0.2
-
-
 their_figure = {"aiperf": aiperf, "guidellm": guidellm}[tool]
 done = [sum(counts) for counts in zip(*map(requests, theirs))]
 ours_done = sum(run["summary"]["requests"]["ok"] for run in ours)
@@ -66,8 +66,11 @@ for name, our_metric, their_metric in [
     ("TTFT", "ttft_s", "time_to_first_token"),
     ("ITL", "tpot_s", "inter_token_latency"),
 ]:
-    for figure in ["mean", "p50"]:
+    for figure in ["mean", "p50", "p90"]:
         one = [our_figure(run, our_metric, figure) for run in ours]
+        if None in one:
+            # Too few requests for it.
+            continue
         other = [their_figure(run, their_metric, figure) for run in theirs]
         differences = [b - a for a, b in zip(one, other)]
         mean = statistics.mean(differences)

@@ -53,6 +53,12 @@ impl Truth {
     pub fn ticket(&self) -> Option<u64> {
         self.id.as_ref()?.rsplit('-').next()?.parse().ok()
     }
+
+    /// How late each chunk was sent, by its plan.
+    pub fn lateness_ns(&self) -> impl Iterator<Item = u64> {
+        let sends = self.sent_ns.iter().zip(&self.planned_ns);
+        sends.map(|(sent, planned)| sent.saturating_sub(*planned))
+    }
 }
 
 /// All that a server remembers.
@@ -117,6 +123,7 @@ mod tests {
         let read = Record::from_lines(&record.to_lines()[..]).expect("our own");
         assert_eq!(read, record);
         assert_eq!(read.requests[0].ticket(), Some(12));
+        assert!(read.requests[0].lateness_ns().eq([0]));
         assert!(Record::from_lines(&b""[..]).is_err());
     }
 }

@@ -319,19 +319,13 @@ fn the_client_s_own_error_is_in_the_report() {
     let preflight = with.preflight.expect("it was measured");
     assert!(preflight.requests > 50, "{preflight:?}");
     assert_eq!(preflight.tokens, 64 * preflight.requests);
-    assert!(
-        preflight.server_late_s.is_some_and(|late| late.p50 > 0.0) && preflight.errors.len() == 4
-    );
+    assert!(preflight.receive_error_s.p50 > 0.0 && preflight.errors.len() == 4);
+    assert!(preflight.server_late_s.is_some_and(|late| late.p50 > 0.0));
+    assert!(preflight.early_share.is_some_and(|share| share < 0.5));
     assert!(
         preflight.load.contains("prompts of 64 tokens"),
         "{}",
         preflight.load
-    );
-    assert!(
-        preflight.receive_error_s.max > 0.0
-            && preflight
-                .early_share
-                .is_some_and(|share| (0.0..=1.0).contains(&share))
     );
     assert!(with.cpu_s.is_some_and(|cpu_s| cpu_s > 0.0));
     assert_eq!(with.preflight_skipped, None);

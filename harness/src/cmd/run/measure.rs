@@ -96,7 +96,7 @@ pub(super) async fn measure(
     let pressure = pressure(&prepared.load);
     let warnings = connection_warning(plan, pressure);
     let prompt_tokens = prepared.realised.prompt_tokens_mean;
-    let preflight = own_error(plan, (pressure, prompt_tokens), clock, &tokenizer).await?;
+    let preflight = own_error(plan, pressure, prompt_tokens, clock, &tokenizer).await?;
     backend.prepare(preflight::connections(pressure));
     let mut window = window(plan.warmup_s, prepared.end_s);
     let warmed = warm_up(plan, &backend, pressure).await;
@@ -275,7 +275,8 @@ fn connection_warning(plan: &Plan, pressure: Pressure) -> Vec<String> {
 /// Drives the client against the ground truth, where there is a client.
 async fn own_error(
     plan: &Plan,
-    (pressure, prompt_tokens): (Pressure, f64),
+    pressure: Pressure,
+    prompt_tokens_mean: f64,
     clock: &Clock,
     tokenizer: &Arc<ChatTokenizer>,
 ) -> Result<Option<Preflight>> {
@@ -284,7 +285,8 @@ async fn own_error(
     }
     note("measuring the client's own error against the bundled ground truth …");
     let tokenizer = Arc::clone(tokenizer);
-    let measured = preflight::measure(pressure, prompt_tokens, plan.seed, clock, tokenizer).await;
+    let measured =
+        preflight::measure(pressure, prompt_tokens_mean, plan.seed, clock, tokenizer).await;
     let mut measured = measured
         .context("the client's own error could not be measured; `--no-preflight` runs without")?;
     if plan.http.tls.is_some() {
