@@ -100,6 +100,11 @@ impl AnswerReader {
         self.content.fail(at, FailureCause::Reset, message, events);
     }
 
+    /// It is a stream of events, and the last one is not out.
+    pub(super) fn is_among_events(&self) -> bool {
+        !self.content.has_ended && matches!(self.content.body, Body::Events)
+    }
+
     /// The last event is out; what may still come is the end of the body.
     pub fn has_ended(&self) -> bool {
         self.content.has_ended

@@ -13,6 +13,7 @@
 //! [`EventKind::Failed`]: crate::EventKind::Failed
 
 mod answer;
+mod backlog;
 mod get;
 mod link;
 mod metrics;

@@ -8,6 +8,7 @@ use models::Message;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
 use crate::contract::{FinishReason, Request, Usage};
 
@@ -157,7 +158,7 @@ fn words(error: Value) -> String {
 
 #[derive(Deserialize)]
 struct RawChunk<'a> {
-    choices: Option<Vec<RawChoice>>,
+    choices: Option<SmallVec<[RawChoice; 1]>>,
     usage: Option<RawUsage>,
     error: Option<Value>,
     /// Of any type, looked at as it is written.

@@ -2,7 +2,8 @@
 //!
 //! Reading comes first. A read is put aside with the instant at which its bytes arrived (see
 //! [`crate::stamp`]); parsing is done in small slices while no socket is ready, so a burst of
-//! answers is not read late because one of them is being parsed.
+//! answers is not read late because one of them is being parsed. What nobody waits for is parsed
+//! some reads at a time (`backlog`).
 //! Events are handed over when an answer ends, and now and then before, since waking the readers
 //! for every token would take the processor from the sockets; instants are in the events.
 //!
@@ -15,7 +16,7 @@
 //! requests at a time; nothing is sent twice.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,7 @@ use crate::priority::take_short_turns;
 use crate::stamp::{Came, Stamper, ask_for_stamps};
 
 use super::answer::{AnswerReader, Connection as Then};
+use super::backlog::{self, Backlog, ReadResult, Unparsed};
 use super::link::Link;
 use super::tls::{self, TlsClient};
 
@@ -47,8 +49,6 @@ const FIRST_CONNECTION: usize = 2;
 const SEND_SLICE: usize = 32;
 /// Reads, or pieces of parsing, between two looks at what is to be sent.
 const WORK_SLICE: usize = 16;
-/// Bytes that are parsed before they are forgotten, while there is always something left to parse.
-const ARENA_SLICE: usize = 1 << 20;
 /// Reads that are parsed before the sockets are looked at again.
 const PARSE_SLICE: usize = 8;
 /// Connections that are looked after in one go.
@@ -57,11 +57,12 @@ const TEND_SLICE: usize = 32;
 const HOLD: Nanos = Nanos(2_000_000_000);
 /// Events of an answer that there is room for at first.
 const HELD: usize = 64;
-/// All connections are looked after once in this time: streams that were dropped, events that
-/// still wait, answers whose end has come but not that of their body.
+/// All connections are looked after once in this time, or in twice this time where nothing comes
+/// that the thread wakes for: streams that were dropped, events that still wait, answers whose end
+/// has come but not that of their body.
 const TEND_EVERY: Nanos = Nanos(250_000_000);
 /// So long an event waits in the worst case, with some room for a busy machine.
-pub(super) const LONGEST_HOLD: Nanos = Nanos(HOLD.0 + 2 * TEND_EVERY.0);
+pub(super) const LONGEST_HOLD: Nanos = Nanos(HOLD.0 + 3 * TEND_EVERY.0 + backlog::LONGEST_WAIT.0);
 /// How long the end of a body may take after the mark of the end.
 const PATIENCE: Nanos = Nanos(1_000_000_000);
 
@@ -173,13 +174,12 @@ impl Reactor {
             idle: Vec::new(),
             due: BinaryHeap::new(),
             next_serial: 0,
-            unparsed: VecDeque::new(),
-            arena: Vec::new(),
-            forgotten: 0,
+            backlog: Backlog::default(),
             plain: Vec::new(),
             scratch: vec![0; 64 << 10],
             tend_next: 0,
             tend_at: Nanos::ZERO,
+            tend_by: Nanos::ZERO,
         };
         std::thread::Builder::new()
             .name("sockets".into())
@@ -236,15 +236,14 @@ struct Sockets {
     idle: Vec<usize>,
     due: BinaryHeap<Reverse<Due>>,
     next_serial: u64,
-    unparsed: VecDeque<Unparsed>,
-    /// Bytes of what is not parsed yet, and how many there were before them.
-    arena: Vec<u8>,
-    forgotten: usize,
+    backlog: Backlog,
     /// What one read says, decrypted.
     plain: Vec<u8>,
     scratch: Vec<u8>,
     tend_next: usize,
+    /// From when on some connections are looked after beside other things, and when at the latest.
     tend_at: Nanos,
+    tend_by: Nanos,
 }
 
 /// By instant, then by the order in which they came.
@@ -299,20 +298,6 @@ struct InFlight {
     since: Nanos,
 }
 
-/// One read, or the end of a connection.
-struct Unparsed {
-    key: usize,
-    serial: u64,
-    at: Nanos,
-    what: ReadResult,
-}
-
-enum ReadResult {
-    /// Bytes of the arena, counted from the first there ever was.
-    Bytes(std::ops::Range<usize>),
-    End(Option<io::Error>),
-}
-
 impl Sockets {
     fn run(mut self, mut alarm: Alarm, inbox: &Receiver<Command>) {
         let mut events = Events::with_capacity(1024);
@@ -322,7 +307,7 @@ impl Sockets {
             }
             let now = self.clock.now();
             self.send_due(now);
-            let is_busy = !self.unparsed.is_empty();
+            let is_busy = self.backlog.is_due(now);
             // There is a time for it, or it is overdue.
             if !is_busy || now > self.tend_at.plus(TEND_EVERY) {
                 self.tend(now);
@@ -342,10 +327,12 @@ impl Sockets {
                 }
                 self.send_between(done);
             }
-            // Never fewer than came in just now would need in the long run.
-            for done in 0..PARSE_SLICE.max(self.unparsed.len() / 4) {
-                self.parse_one();
-                self.send_between(done);
+            if self.backlog.is_due(self.clock.now()) {
+                // Never fewer than came in just now would need in the long run.
+                for done in 0..PARSE_SLICE.max(self.backlog.len() / 4) {
+                    self.parse_one();
+                    self.send_between(done);
+                }
             }
         }
     }
@@ -373,8 +360,9 @@ impl Sockets {
     fn next_instant(&self) -> Option<Nanos> {
         let due = self.due.peek().map(|Reverse(due)| due.0);
         let busy = self.connections.len() > self.idle.len();
-        let tend = busy.then_some(self.tend_at);
-        due.into_iter().chain(tend).min()
+        let tend = busy.then_some(self.tend_by);
+        let parse = self.backlog.due_by();
+        [due, tend, parse].into_iter().flatten().min()
     }
 
     /// After each slice of other work: a request cannot be stamped by the kernel, and has to go out
@@ -549,9 +537,7 @@ impl Sockets {
                 Ok(Came { bytes: 0, at, .. }) => (at, ReadResult::End(None)),
                 Ok(Came { bytes, at, waited }) => {
                     self.counts.read(waited);
-                    let from = self.forgotten + self.arena.len();
-                    self.arena.extend_from_slice(&self.scratch[..bytes]);
-                    (at, ReadResult::Bytes(from..from + bytes))
+                    (at, ReadResult::Bytes(&self.scratch[..bytes]))
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -567,10 +553,11 @@ impl Sockets {
                 ReadResult::Bytes(bytes) => to_the_end || bytes.len() == self.scratch.len(),
                 ReadResult::End(_) => false,
             };
-            self.unparsed.push_back(Unparsed {
+            self.backlog.push(Unparsed {
                 key,
                 serial: connection.serial,
                 at,
+                is_urgent: connection.is_urgent(&what),
                 what,
             });
             if !more {
@@ -580,33 +567,34 @@ impl Sockets {
     }
 
     fn parse_one(&mut self) {
-        let Some(next) = self.unparsed.pop_front() else {
+        let Some(next) = self.backlog.pop() else {
             return;
         };
         let Unparsed {
             key,
             serial,
             at,
-            mut what,
+            what,
+            ..
         } = next;
-        let mut parsed = 0;
-        if let ReadResult::Bytes(bytes) = &mut what {
-            *bytes = bytes.start - self.forgotten..bytes.end - self.forgotten;
-            parsed = bytes.end;
-        }
+        let parsed = match &what {
+            ReadResult::Bytes(place) => Some(place.end),
+            ReadResult::End(_) => None,
+        };
         let connection = self.connections.get_mut(key);
         if let Some(connection) = connection.filter(|connection| connection.serial == serial) {
             let then = match what {
-                ReadResult::Bytes(bytes) if connection.link.is_sealed() => {
+                ReadResult::Bytes(place) if connection.link.is_sealed() => {
                     self.plain.clear();
                     let name = self
                         .server
                         .tls
                         .as_ref()
                         .map_or("", |(_, name)| name.as_str());
-                    connection.take_sealed(at, &self.arena[bytes], &mut self.plain, name)
+                    let sealed = self.backlog.bytes(&place);
+                    connection.take_sealed(at, sealed, &mut self.plain, name)
                 }
-                ReadResult::Bytes(bytes) => connection.take(at, &self.arena[bytes]),
+                ReadResult::Bytes(place) => connection.take(at, self.backlog.bytes(&place)),
                 ReadResult::End(None) if connection.link.is_sealed() => {
                     // TLS has an end of its own; without it something may be missing.
                     let message = "the server closed the connection without ending TLS";
@@ -621,26 +609,15 @@ impl Sockets {
                 Then::Read if opens => self.opened(key),
                 Then::Read => {}
                 // What has come since can only be its end.
-                Then::Keep if !self.unparsed.iter().any(|next| next.key == key) => {
+                Then::Keep if !self.backlog.has(key) => {
                     self.idle.push(key);
                 }
                 Then::Keep | Then::Close => drop(self.remove(key)),
             }
         }
-        self.forget(parsed);
-    }
-
-    /// Lets go of so many bytes that are parsed, or of all; not each time.
-    fn forget(&mut self, parsed: usize) {
-        let parsed = if self.unparsed.is_empty() {
-            self.arena.len()
-        } else if parsed < ARENA_SLICE {
-            return;
-        } else {
-            parsed
-        };
-        self.arena.drain(..parsed);
-        self.forgotten += parsed;
+        if let Some(parsed) = parsed {
+            self.backlog.forget(parsed);
+        }
     }
 
     fn remove(&mut self, key: usize) -> Option<Connection> {
@@ -668,7 +645,9 @@ impl Sockets {
             }
         }
         let rounds = slots.div_ceil(TEND_SLICE) as u64;
-        self.tend_at = now.plus(Nanos(TEND_EVERY.0 / rounds));
+        let interval = TEND_EVERY.0 / rounds;
+        self.tend_at = now.plus(Nanos(interval));
+        self.tend_by = now.plus(Nanos(2 * interval));
     }
 
     /// Makes connections until `wanted` are open.
@@ -684,6 +663,19 @@ impl Sockets {
 }
 
 impl Connection {
+    /// Somebody may wait for what this read says.
+    fn is_urgent(&self, what: &ReadResult<&[u8]>) -> bool {
+        let lazy = |request: &InFlight| {
+            request.delivery == Delivery::Lazy && request.answer.is_among_events()
+        };
+        match what {
+            ReadResult::Bytes(bytes) if self.request.as_ref().is_some_and(lazy) => {
+                self.link.is_sealed() || backlog::may_be_last(bytes)
+            }
+            _ => true,
+        }
+    }
+
     /// Takes a read of TLS.
     fn take_sealed(&mut self, at: Nanos, sealed: &[u8], plain: &mut Vec<u8>, name: &str) -> Then {
         let unsealed = self.link.unseal(sealed, plain);

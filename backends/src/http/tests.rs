@@ -212,6 +212,52 @@ fn a_long_answer_is_handed_over_in_time_and_its_connection_used_again() {
     assert!(connections.starts_with("1 made"), "{connections}");
 }
 
+/// An answer whose end does not look like one, on a connection that stays open.
+fn serve_a_disguised_end() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut buffer = [0; 4096];
+        assert!(stream.read(&mut buffer).expect("a request") > 0);
+        let head = HEAD.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let body = chunked(&[NI, HAO, STOP, USAGE, DONE].concat());
+        // Its mark is cut in two, and lines end in one way here and in another there.
+        let whole = [head.as_bytes(), &body, b"0\n\r\n"].concat();
+        let cut = whole.len() - 12;
+        assert!(whole[cut..].starts_with(b"ONE]"));
+        for part in [&whole[..head.len()], &whole[head.len()..cut], &whole[cut..]] {
+            stream.write_all(part).expect("the client listens");
+            pause(20);
+        }
+        // The client goes first.
+        drop(stream.read(&mut buffer));
+    });
+    format!("http://{address}/v1")
+}
+
+#[test]
+fn an_end_that_does_not_look_like_one_is_found_in_time() {
+    let backend = backend(&serve_a_disguised_end());
+    let clock = backend.clock.clone();
+    clock.block_on(async {
+        let ticket = Ticket {
+            id: 0,
+            due: clock.now(),
+            delivery: Delivery::Lazy,
+        };
+        let mut stream = backend.submit_at(request(), ticket);
+        let mut found = Vec::new();
+        while let Some(event) = stream.next().await {
+            assert!(clock.now().since(event.at) <= backend.delivery_delay());
+            found.push(event.kind);
+        }
+        found.retain(|kind| !matches!(kind, EventKind::Bare | EventKind::UsageOnly));
+        let words = [text("你", false), text("好", true), finished()];
+        assert_eq!(found, [&[EventKind::Sent], &words[..]].concat());
+    });
+}
+
 const HEAD: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
 const ROLE: &str = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n";
 const NI: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"你\"}}]}\n\n";
