@@ -124,14 +124,16 @@ impl Backlog {
     }
 }
 
-/// A body of events may end with these bytes: with the mark of the end, or with the empty line
-/// after the last of its chunks, which is not the one between events.
+/// A body of events may end with these bytes: with the mark of the end, with an error, or with the
+/// empty line after the last of its chunks. The empty line after an event has another line end
+/// after it, that of its chunk; without chunks it may be the last, too.
 pub(super) fn may_be_last(bytes: &[u8]) -> bool {
     const EMPTY_LINE: &[u8] = b"\r\n\r\n";
     bytes.len() < EMPTY_LINE.len()
-        || bytes.ends_with(EMPTY_LINE)
+        || (bytes.ends_with(EMPTY_LINE) && !bytes.ends_with(b"\r\n\r\n\r\n"))
         || bytes.ends_with(b"\n\n")
         || memmem::find(bytes, b"[DONE]").is_some()
+        || memmem::find(bytes, b"\"error\"").is_some()
 }
 
 #[cfg(test)]
@@ -179,7 +181,9 @@ mod tests {
         for (bytes, expected) in [
             ("19\r\ndata: {\"choices\":[]}\n\n\r\n", false),
             ("data: {\"choices\":[]}\n", false),
+            ("1b\r\ndata: {\"choices\":[]}\r\n\r\n\r\n", false),
             ("e\r\ndata: [DONE]\n\n\r\n", true),
+            ("21\r\ndata: {\"error\":{\"message\":\"x\"}}\n\n\r\n", true),
             ("0\r\n\r\n", true),
             (
                 "19\r\ndata: {\"choices\":[]}\n\n\r\n0\r\nChecksum: x\r\n\r\n",
@@ -194,6 +198,35 @@ mod tests {
         ] {
             assert_eq!(may_be_last(bytes.as_bytes()), expected, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn what_is_parsed_is_let_go_while_something_still_waits() {
+        let mut backlog = Backlog::default();
+        let some = ARENA_SLICE * 2 / 3;
+        for key in 1..=3 {
+            backlog.push(read(key, 0, &vec![key as u8; some], false));
+        }
+        backlog.push(Unparsed {
+            key: 3,
+            serial: 0,
+            at: Nanos(0),
+            what: ReadResult::End(None),
+            is_urgent: true,
+        });
+        let mut left = Vec::new();
+        for key in 1..=3 {
+            let Some(ReadResult::Bytes(place)) = backlog.pop().map(|read| read.what) else {
+                panic!("three reads were pushed");
+            };
+            assert_eq!(backlog.bytes(&place), vec![key; some]);
+            backlog.forget(place.end);
+            left.push(backlog.arena.len());
+        }
+        // Not each time; here when two were parsed.
+        assert_eq!(left, [3 * some, some, some]);
+        let end = backlog.pop().map(|read| read.what);
+        assert!(matches!(end, Some(ReadResult::End(None))));
     }
 
     proptest! {
