@@ -287,5 +287,6 @@ fn overload_is_answered_or_refused_and_leaves_nothing_behind() {
         after <= before * 1.05 + crowd.slack_mb,
         "the crowd's memory is still held: {mb:.1?} MB"
     );
+    assert!(after < 1.5 * fresh, "fresh {fresh:.1}, then {mb:.1?} MB");
     assert!(server.metric("vllm:request_success_total{finished_reason=\"abort\"}") > 0.5);
 }
