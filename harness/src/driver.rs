@@ -188,7 +188,7 @@ impl Seat {
                     // Tasks are started a little before they are due, not all at once.
                     let first = session.turns.first();
                     let first = first.map_or(Nanos::ZERO, |turn| turn.nominal);
-                    let begin = first.since(AHEAD);
+                    let begin = together(first.since(AHEAD));
                     let turns = session.turns.len() as u64;
                     let ids = self.next_id.fetch_add(turns, Ordering::Relaxed);
                     if begin > Nanos::ZERO {
@@ -304,8 +304,11 @@ impl Seat {
             },
         };
         // A backend that keeps the instant itself is given the request a little before.
-        let lead = self.backend.lead();
-        if !self.wait_until(intended.since(lead)).await {
+        let submit = match self.backend.lead() {
+            Nanos::ZERO => intended,
+            lead => together(intended.since(lead)),
+        };
+        if !self.wait_until(submit).await {
             return None;
         }
         let ticket = Ticket {
@@ -405,6 +408,13 @@ impl Seat {
             () = self.clock.sleep_until(self.start.plus(instant)) => true,
         }
     }
+}
+
+/// An instant before this one, at which others wake as well: where it need not be kept, since each
+/// waking takes time from the thread that reads sockets.
+fn together(at: Nanos) -> Nanos {
+    const EVERY: Nanos = Nanos(10_000_000);
+    Nanos(at.0 - at.0 % EVERY.0)
 }
 
 /// Completes when the run is to stop.

@@ -1,7 +1,8 @@
 //! One thread that owns the sockets: it sends each request at its instant and stamps what comes.
 //!
 //! Reading comes first. A read is put aside with the instant at which its bytes arrived (see
-//! [`crate::stamp`]); parsing is done in small slices while no socket is ready, so a burst of
+//! [`crate::stamp`]), and where reading is late, events that wait are read one by one, since the
+//! kernel may still have the instant of each; parsing is done in small slices while no socket is ready, so a burst of
 //! answers is not read late because one of them is being parsed. What nobody waits for is parsed
 //! some reads at a time (`backlog`).
 //! Events are handed over when an answer ends, and now and then before, since waking the readers
@@ -39,6 +40,7 @@ use crate::stamp::{Came, Stamper, ask_for_stamps};
 use super::answer::{AnswerReader, Connection as Then};
 use super::backlog::{self, Backlog, ReadResult, Unparsed};
 use super::link::Link;
+use super::sse;
 use super::tls::{self, TlsClient};
 
 const WAKE: Token = Token(0);
@@ -49,8 +51,6 @@ const FIRST_CONNECTION: usize = 2;
 const SEND_SLICE: usize = 32;
 /// Reads, or pieces of parsing, between two looks at what is to be sent.
 const WORK_SLICE: usize = 16;
-/// Reads that are parsed before the sockets are looked at again.
-const PARSE_SLICE: usize = 8;
 /// Connections that are looked after in one go.
 const TEND_SLICE: usize = 32;
 /// Events that are not wanted at once wait so long to be handed over, while their stream goes on.
@@ -63,6 +63,8 @@ const HELD: usize = 64;
 const TEND_EVERY: Nanos = Nanos(250_000_000);
 /// So long an event waits in the worst case, with some room for a busy machine.
 pub(super) const LONGEST_HOLD: Nanos = Nanos(HOLD.0 + 3 * TEND_EVERY.0 + backlog::LONGEST_WAIT.0);
+/// Where bytes waited for longer than this, reads take events apart.
+const LATE: Nanos = Nanos(5_000_000);
 /// How long the end of a body may take after the mark of the end.
 const PATIENCE: Nanos = Nanos(1_000_000_000);
 
@@ -175,6 +177,7 @@ impl Reactor {
             due: BinaryHeap::new(),
             next_serial: 0,
             backlog: Backlog::default(),
+            late: Nanos::ZERO,
             plain: Vec::new(),
             scratch: vec![0; 64 << 10],
             tend_next: 0,
@@ -237,6 +240,8 @@ struct Sockets {
     due: BinaryHeap<Reverse<Due>>,
     next_serial: u64,
     backlog: Backlog,
+    /// How long the bytes of the last read had waited for it.
+    late: Nanos,
     /// What one read says, decrypted.
     plain: Vec<u8>,
     scratch: Vec<u8>,
@@ -275,6 +280,8 @@ struct Connection {
     serial: u64,
     state: State,
     request: Option<InFlight>,
+    /// Its reads that are not parsed yet.
+    unparsed: u32,
     /// When the last bytes came, or the last request was sent.
     last: Nanos,
 }
@@ -321,15 +328,18 @@ impl Sockets {
                 tracing::error!(%error, "the sockets cannot be polled; the client stops");
                 return;
             }
+            if events.is_empty() {
+                self.late = Nanos::ZERO;
+            }
             for (done, ready) in events.iter().enumerate() {
                 if let Some(key) = ready.token().0.checked_sub(FIRST_CONNECTION) {
                     self.ready(key, ready);
                 }
                 self.send_between(done);
             }
-            if self.backlog.is_due(self.clock.now()) {
-                // Never fewer than came in just now would need in the long run.
-                for done in 0..PARSE_SLICE.max(self.backlog.len() / 4) {
+            let now = self.clock.now();
+            if self.backlog.is_due(now) {
+                for done in 0..self.backlog.slice(self.late, now) {
                     self.parse_one();
                     self.send_between(done);
                 }
@@ -451,6 +461,7 @@ impl Sockets {
             serial,
             state: State::Connecting,
             request: None,
+            unparsed: 0,
             last: self.clock.now(),
         });
         Ok(key)
@@ -533,11 +544,19 @@ impl Sockets {
         }
         loop {
             let (socket, last) = (&connection.link.stream, connection.last);
-            let (at, what) = match self.stamper.read(socket, &mut self.scratch, last) {
+            let room = if self.late > LATE && connection.is_among_events() {
+                first_event(socket, &mut self.scratch)
+            } else {
+                self.scratch.len()
+            };
+            let into = &mut self.scratch[..room];
+            let (at, what) = match self.stamper.read(socket, into, last) {
                 Ok(Came { bytes: 0, at, .. }) => (at, ReadResult::End(None)),
                 Ok(Came { bytes, at, waited }) => {
                     self.counts.read(waited);
-                    (at, ReadResult::Bytes(&self.scratch[..bytes]))
+                    self.late = waited.unwrap_or_default();
+                    let bytes = self.backlog.keep(&self.scratch[..bytes]);
+                    (at, ReadResult::Bytes(bytes))
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -550,9 +569,10 @@ impl Sockets {
             }
             // A short read leaves nothing behind, unless the end is waiting there.
             let more = match &what {
-                ReadResult::Bytes(bytes) => to_the_end || bytes.len() == self.scratch.len(),
+                ReadResult::Bytes(bytes) => to_the_end || bytes.len() == room,
                 ReadResult::End(_) => false,
             };
+            connection.unparsed += 1;
             self.backlog.push(Unparsed {
                 key,
                 serial: connection.serial,
@@ -577,24 +597,20 @@ impl Sockets {
             what,
             ..
         } = next;
-        let parsed = match &what {
-            ReadResult::Bytes(place) => Some(place.end),
-            ReadResult::End(_) => None,
-        };
         let connection = self.connections.get_mut(key);
         if let Some(connection) = connection.filter(|connection| connection.serial == serial) {
+            connection.unparsed -= 1;
             let then = match what {
-                ReadResult::Bytes(place) if connection.link.is_sealed() => {
+                ReadResult::Bytes(sealed) if connection.link.is_sealed() => {
                     self.plain.clear();
                     let name = self
                         .server
                         .tls
                         .as_ref()
                         .map_or("", |(_, name)| name.as_str());
-                    let sealed = self.backlog.bytes(&place);
-                    connection.take_sealed(at, sealed, &mut self.plain, name)
+                    connection.take_sealed(at, &sealed, &mut self.plain, name)
                 }
-                ReadResult::Bytes(place) => connection.take(at, self.backlog.bytes(&place)),
+                ReadResult::Bytes(bytes) => connection.take(at, &bytes),
                 ReadResult::End(None) if connection.link.is_sealed() => {
                     // TLS has an end of its own; without it something may be missing.
                     let message = "the server closed the connection without ending TLS";
@@ -609,14 +625,11 @@ impl Sockets {
                 Then::Read if opens => self.opened(key),
                 Then::Read => {}
                 // What has come since can only be its end.
-                Then::Keep if !self.backlog.has(key) => {
+                Then::Keep if connection.unparsed == 0 => {
                     self.idle.push(key);
                 }
                 Then::Keep | Then::Close => drop(self.remove(key)),
             }
-        }
-        if let Some(parsed) = parsed {
-            self.backlog.forget(parsed);
         }
     }
 
@@ -662,15 +675,28 @@ impl Sockets {
     }
 }
 
+/// How much to read at once, so that events which wait in several packets keep the instant of each
+/// as far as the kernel has it: bytes up to the end of the first of several events, or all.
+fn first_event(socket: &TcpStream, scratch: &mut [u8]) -> usize {
+    let waiting = socket.peek(scratch).unwrap_or_default();
+    sse::first_of_several(&scratch[..waiting]).unwrap_or(scratch.len())
+}
+
 impl Connection {
+    /// Its next bytes can be read as those of events.
+    fn is_among_events(&self) -> bool {
+        let request = self.request.as_ref();
+        !self.link.is_sealed() && request.is_some_and(|request| request.answer.is_among_events())
+    }
+
     /// Somebody may wait for what this read says.
-    fn is_urgent(&self, what: &ReadResult<&[u8]>) -> bool {
-        let lazy = |request: &InFlight| {
-            request.delivery == Delivery::Lazy && request.answer.is_among_events()
-        };
+    fn is_urgent(&self, what: &ReadResult) -> bool {
+        let is_lazy = |request: &InFlight| request.delivery == Delivery::Lazy;
         match what {
-            ReadResult::Bytes(bytes) if self.request.as_ref().is_some_and(lazy) => {
-                self.link.is_sealed() || backlog::may_be_last(bytes)
+            ReadResult::Bytes(bytes)
+                if self.is_among_events() && self.request.as_ref().is_some_and(is_lazy) =>
+            {
+                backlog::may_be_last(bytes)
             }
             _ => true,
         }

@@ -103,6 +103,16 @@ fn data_value(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// Where the first of several events in these bytes ends, with the line ends after it, which may be
+/// those of a chunk; none if nothing comes after it. It takes no notice of where the bytes begin.
+pub(super) fn first_of_several(bytes: &[u8]) -> Option<usize> {
+    let is_line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let mut line_ends = memchr::memchr_iter(b'\n', bytes);
+    let blank = line_ends.find(|&end| bytes.get(end + 1).is_some_and(is_line_end))?;
+    let after = bytes[blank..].iter().position(|byte| !is_line_end(byte))?;
+    Some(blank + after)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +160,23 @@ mod tests {
             cuts.sort_unstable();
             let reads: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
             prop_assert_eq!(events(&reads), events(&[bytes]));
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_events_ends_before_the_next_begins() {
+        for (bytes, expected) in [
+            ("", None),
+            ("data: 1\n", None),
+            ("data: 1\n\n", None),
+            ("9\r\ndata: 1\n\n\r\n", None),
+            ("data: 1\n\ndata: 2\n\n", Some(9)),
+            ("data: 1\n\ndata: 2\n\ndata: 3\n\n", Some(9)),
+            ("data: 1\r\n\r\ndata: 2\r\n\r\n", Some(11)),
+            ("9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n", Some(14)),
+            ("a: 1\n\n\r\n9\r\ndata: 2", Some(8)),
+        ] {
+            assert_eq!(first_of_several(bytes.as_bytes()), expected, "{bytes:?}");
         }
     }
 }
