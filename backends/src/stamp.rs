@@ -3,8 +3,7 @@
 //! On Linux the kernel stamps what arrives, and a read gives that stamp with the bytes; so an
 //! instant is right even where the reading thread had to wait for its processor. Elsewhere, or
 //! where the kernel gave no stamp, it is the instant after the read. Of several packets taken by
-//! one read the last one's counts. Packets that wait keep their stamps, if they are read one by
-//! one, as long as the kernel does not merge them, which it does only once they are acknowledged.
+//! one read the last one's counts.
 //!
 //! Invariants: an instant is never after its read, nor before the instant that the caller knows
 //! nothing can have come before. The kernel stamps by the system's wall clock: both clocks are
@@ -54,9 +53,35 @@ impl Stamper {
         not_before: Nanos,
     ) -> io::Result<Came> {
         #[cfg(target_os = "linux")]
-        let read = self.kernel.read(socket, into);
+        let read = self
+            .kernel
+            .read(socket, into, nix::sys::socket::MsgFlags::empty());
         #[cfg(not(target_os = "linux"))]
         let read = io::Read::read(&mut &*socket, into).map(|bytes| (bytes, None));
+        self.came(read, not_before)
+    }
+
+    /// The same, but what there is stays there.
+    pub fn peek(
+        &mut self,
+        socket: &TcpStream,
+        into: &mut [u8],
+        not_before: Nanos,
+    ) -> io::Result<Came> {
+        #[cfg(target_os = "linux")]
+        let read = self
+            .kernel
+            .read(socket, into, nix::sys::socket::MsgFlags::MSG_PEEK);
+        #[cfg(not(target_os = "linux"))]
+        let read = socket.peek(into).map(|bytes| (bytes, None));
+        self.came(read, not_before)
+    }
+
+    fn came(
+        &mut self,
+        read: io::Result<(usize, Option<WallNs>)>,
+        not_before: Nanos,
+    ) -> io::Result<Came> {
         let now = self.clock.now();
         let (bytes, stamp) = read?;
         let at = stamp.and_then(|stamp| self.on_clock(stamp, now));
@@ -132,10 +157,10 @@ mod kernel {
             &mut self,
             socket: &TcpStream,
             into: &mut [u8],
+            flags: MsgFlags,
         ) -> io::Result<(usize, Option<WallNs>)> {
             let mut into = [IoSliceMut::new(into)];
             let control = Some(self.control.as_mut_slice());
-            let flags = MsgFlags::empty();
             let read = recvmsg::<()>(socket.as_raw_fd(), &mut into, control, flags)?;
             // Whatever is wrong with a stamp, the bytes are there.
             let stamp = read
@@ -249,36 +274,6 @@ mod tests {
         }
         let nothing = pair.read(Nanos::ZERO).expect_err("all was read");
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
-    }
-
-    #[test]
-    fn packets_that_wait_keep_their_instants_if_read_one_by_one() {
-        /// After so many the kernel does not acknowledge each at once, but for some 40 ms; on a
-        /// busy machine that may be over before both are there.
-        const WARM: usize = 40;
-        const TRIES: usize = 10;
-        const APART: Nanos = Nanos(10_000_000);
-        let try_once = || {
-            let mut pair = Pair::new();
-            for _ in 0..WARM {
-                pair.server.write_all(b"token").expect("it is open");
-                while pair.read(Nanos::ZERO).is_err() {}
-            }
-            for bytes in [b"first", b"other"] {
-                pair.server.write_all(bytes).expect("it is open");
-                pair.clock.block_on(pair.clock.sleep(APART));
-            }
-            pair.into.truncate(b"first".len());
-            let first = pair.read(Nanos::ZERO).expect("something is there");
-            let other = pair.read(first.at).expect("something is there");
-            first.waited.map(|_| other.at.since(first.at))
-        };
-        let found: Vec<Nanos> = (0..TRIES).map_while(|_| try_once()).collect();
-        if found.is_empty() {
-            println!("skipped: this kernel does not stamp what arrives");
-            return;
-        }
-        assert!(found.iter().any(|apart| *apart >= APART), "{found:?}");
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Backlog {
     /// last time: few while they are behind, but never for too long, and otherwise never fewer than
     /// came in would need in the long run.
     pub(super) fn slice(&self, sockets_late: Nanos, now: Nanos) -> usize {
-        if sockets_late > BEHIND && !self.has_waited(LONGEST_WAIT, now) {
+        if sockets_late > BEHIND && !self.has_waited(WAIT, now) {
             SLICE
         } else {
             SLICE.max(self.reads.len() / 4)
@@ -170,7 +170,7 @@ mod tests {
         for key in 0..400 {
             backlog.push(read(key, 1000, true));
         }
-        let (soon, late) = (Nanos(1001), Nanos(1000 + LONGEST_WAIT.0));
+        let (soon, late) = (Nanos(1001), Nanos(1000 + WAIT.0));
         let (in_time, behind) = (BEHIND, Nanos(BEHIND.0 + 1));
         for (sockets_late, now, expected) in [
             (Nanos::ZERO, soon, 100),
@@ -230,7 +230,9 @@ mod tests {
                 let what = ReadResult::Bytes(bytes);
                 backlog.push(Unparsed { what, ..read(pushed, 0, *is_urgent) });
                 pushed += 1;
-                (0..*parsed).for_each(|_| drop(pop(&mut backlog)));
+                for _ in 0..*parsed {
+                    pop(&mut backlog);
+                }
             }
             while pop(&mut backlog) {}
             prop_assert_eq!(popped, pushed);

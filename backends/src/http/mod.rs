@@ -13,7 +13,9 @@
 //! [`EventKind::Failed`]: crate::EventKind::Failed
 
 mod answer;
+mod apart;
 mod backlog;
+mod counts;
 mod get;
 mod link;
 mod metrics;
@@ -37,6 +39,7 @@ use crate::clock::{Clock, Nanos};
 use crate::contract::{
     Backend, Delivery, Failure, FailureCause, PromptForm, Request, SystemInfo, Ticket, TokenStream,
 };
+use counts::Counts;
 use get::{Page, Place};
 use reactor::{Outgoing, Reactor, Server};
 
@@ -210,7 +213,7 @@ impl HttpBackend {
 }
 
 /// Where the instants of what came are from.
-fn instants(counts: &reactor::Counts) -> String {
+fn instants(counts: &Counts) -> String {
     let reads = counts.reads.load(Ordering::Relaxed);
     let waits = counts.waits();
     let ms = |ns: u64| ns as f64 / 1e6;

@@ -1,8 +1,7 @@
 //! One thread that owns the sockets: it sends each request at its instant and stamps what comes.
 //!
 //! Reading comes first. A read is put aside with the instant at which its bytes arrived (see
-//! [`crate::stamp`]), and where reading is late, events that wait are read one by one, since the
-//! kernel may still have the instant of each; parsing is done in small slices while no socket is ready, so a burst of
+//! [`crate::stamp`]), where reading is late, with that of each event (`apart`); parsing is done in small slices while no socket is ready, so a burst of
 //! answers is not read late because one of them is being parsed. What nobody waits for is parsed
 //! some reads at a time (`backlog`).
 //! Events are handed over when an answer ends, and now and then before, since waking the readers
@@ -20,11 +19,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hdrhistogram::Histogram;
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -38,9 +36,10 @@ use crate::priority::take_short_turns;
 use crate::stamp::{Came, Stamper, ask_for_stamps};
 
 use super::answer::{AnswerReader, Connection as Then};
+use super::apart::{self, Firsts};
 use super::backlog::{self, Backlog, ReadResult, Unparsed};
+use super::counts::Counts;
 use super::link::Link;
-use super::sse;
 use super::tls::{self, TlsClient};
 
 const WAKE: Token = Token(0);
@@ -63,7 +62,7 @@ const HELD: usize = 64;
 const TEND_EVERY: Nanos = Nanos(250_000_000);
 /// So long an event waits in the worst case, with some room for a busy machine.
 pub(super) const LONGEST_HOLD: Nanos = Nanos(HOLD.0 + 3 * TEND_EVERY.0 + backlog::LONGEST_WAIT.0);
-/// Where bytes waited for longer than this, reads take events apart.
+/// Where bytes waited for longer than this, the events of a read are told apart.
 const LATE: Nanos = Nanos(5_000_000);
 /// How long the end of a body may take after the mark of the end.
 const PATIENCE: Nanos = Nanos(1_000_000_000);
@@ -105,48 +104,6 @@ impl Server {
             stream,
             tls.transpose().map_err(io::Error::other)?,
         ))
-    }
-}
-
-/// Counts of connections and reads.
-#[derive(Debug)]
-pub(super) struct Counts {
-    /// Made so far.
-    pub(super) made: AtomicU64,
-    /// Of these, made before a request needed them.
-    pub(super) ahead: AtomicU64,
-    /// Open at the same time, at most.
-    pub(super) peak: AtomicU64,
-    /// Reads that gave bytes.
-    pub(super) reads: AtomicU64,
-    waits: Mutex<Histogram<u64>>,
-}
-
-impl Default for Counts {
-    fn default() -> Self {
-        const MINUTE_NS: u64 = 60_000_000_000;
-        let waits = Histogram::new_with_max(MINUTE_NS, 2).expect("the limits are accepted");
-        Self {
-            made: AtomicU64::new(0),
-            ahead: AtomicU64::new(0),
-            peak: AtomicU64::new(0),
-            reads: AtomicU64::new(0),
-            waits: Mutex::new(waits),
-        }
-    }
-}
-
-impl Counts {
-    /// How long the bytes that the kernel stamped had waited for their read, nanoseconds.
-    pub(super) fn waits(&self) -> MutexGuard<'_, Histogram<u64>> {
-        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn read(&self, waited: Option<Nanos>) {
-        self.reads.fetch_add(1, Ordering::Relaxed);
-        if let Some(Nanos(waited_ns)) = waited {
-            self.waits().saturating_record(waited_ns);
-        }
     }
 }
 
@@ -543,14 +500,16 @@ impl Sockets {
             return;
         }
         loop {
-            let (socket, last) = (&connection.link.stream, connection.last);
-            let room = if self.late > LATE && connection.is_among_events() {
-                first_event(socket, &mut self.scratch)
-            } else {
-                self.scratch.len()
+            let Some(connection) = self.connections.get_mut(key) else {
+                return;
             };
-            let into = &mut self.scratch[..room];
-            let (at, what) = match self.stamper.read(socket, into, last) {
+            let (socket, last) = (&connection.link.stream, connection.last);
+            let firsts = if self.late > LATE && !connection.link.is_sealed() {
+                apart::firsts(&mut self.stamper, socket, &mut self.scratch, last)
+            } else {
+                Firsts::new()
+            };
+            let (at, mut what) = match self.stamper.read(socket, &mut self.scratch, last) {
                 Ok(Came { bytes: 0, at, .. }) => (at, ReadResult::End(None)),
                 Ok(Came { bytes, at, waited }) => {
                     self.counts.read(waited);
@@ -568,22 +527,35 @@ impl Sockets {
                 return;
             }
             // A short read leaves nothing behind, unless the end is waiting there.
-            let more = match &what {
-                ReadResult::Bytes(bytes) => to_the_end || bytes.len() == room,
-                ReadResult::End(_) => false,
-            };
-            connection.unparsed += 1;
-            self.backlog.push(Unparsed {
-                key,
-                serial: connection.serial,
-                at,
-                is_urgent: connection.is_urgent(&what),
-                what,
-            });
+            let mut more = false;
+            if let ReadResult::Bytes(bytes) = &mut what {
+                more = to_the_end || bytes.len() == self.scratch.len();
+                let all = bytes.len();
+                for (end, at) in firsts {
+                    let taken = all - bytes.len();
+                    let first = bytes.split_to(end - taken);
+                    self.put_aside(key, at, ReadResult::Bytes(first));
+                }
+            }
+            self.put_aside(key, at, what);
             if !more {
                 return;
             }
         }
+    }
+
+    fn put_aside(&mut self, key: usize, at: Nanos, what: ReadResult) {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return;
+        };
+        connection.unparsed += 1;
+        self.backlog.push(Unparsed {
+            key,
+            serial: connection.serial,
+            at,
+            is_urgent: connection.is_urgent(&what),
+            what,
+        });
     }
 
     fn parse_one(&mut self) {
@@ -675,26 +647,15 @@ impl Sockets {
     }
 }
 
-/// How much to read at once, so that events which wait in several packets keep the instant of each
-/// as far as the kernel has it: bytes up to the end of the first of several events, or all.
-fn first_event(socket: &TcpStream, scratch: &mut [u8]) -> usize {
-    let waiting = socket.peek(scratch).unwrap_or_default();
-    sse::first_of_several(&scratch[..waiting]).unwrap_or(scratch.len())
-}
-
 impl Connection {
-    /// Its next bytes can be read as those of events.
-    fn is_among_events(&self) -> bool {
-        let request = self.request.as_ref();
-        !self.link.is_sealed() && request.is_some_and(|request| request.answer.is_among_events())
-    }
-
     /// Somebody may wait for what this read says.
     fn is_urgent(&self, what: &ReadResult) -> bool {
-        let is_lazy = |request: &InFlight| request.delivery == Delivery::Lazy;
+        let is_lazy = |request: &InFlight| {
+            request.delivery == Delivery::Lazy && request.answer.is_among_events()
+        };
         match what {
             ReadResult::Bytes(bytes)
-                if self.is_among_events() && self.request.as_ref().is_some_and(is_lazy) =>
+                if !self.link.is_sealed() && self.request.as_ref().is_some_and(is_lazy) =>
             {
                 backlog::may_be_last(bytes)
             }

@@ -6,7 +6,7 @@
 //! that is not closed by a blank line is not an event, as the specification (WHATWG HTML §9.2.6)
 //! says. It does not look into the data.
 
-use memchr::memchr2;
+use memchr::{memchr_iter, memchr2};
 
 /// The reader's state between reads.
 #[derive(Debug, Default)]
@@ -103,14 +103,20 @@ fn data_value(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Where the first of several events in these bytes ends, with the line ends after it, which may be
-/// those of a chunk; none if nothing comes after it. It takes no notice of where the bytes begin.
-pub(super) fn first_of_several(bytes: &[u8]) -> Option<usize> {
+/// Where events in these bytes end, but for the last: each with the line ends after it, which may
+/// be those of a chunk. The head of an answer belongs to what follows. A guess, since it takes no
+/// notice of what came before the bytes.
+pub(super) fn ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
     let is_line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
-    let mut line_ends = memchr::memchr_iter(b'\n', bytes);
-    let blank = line_ends.find(|&end| bytes.get(end + 1).is_some_and(is_line_end))?;
-    let after = bytes[blank..].iter().position(|byte| !is_line_end(byte))?;
-    Some(blank + after)
+    let end = move |from: usize| {
+        let mut lines = memchr_iter(b'\n', &bytes[from..]).map(|end| from + end);
+        let blank = lines.find(|&end| bytes.get(end + 1).is_some_and(is_line_end))?;
+        let after = bytes[blank..].iter().position(|byte| !is_line_end(byte))?;
+        Some(blank + after)
+    };
+    let head = Some(0).filter(|_| bytes.starts_with(b"HTTP/"));
+    let body = head.map_or(Some(0), end);
+    std::iter::successors(body.and_then(end), move |&before| end(before))
 }
 
 #[cfg(test)]
@@ -164,19 +170,25 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_several_events_ends_before_the_next_begins() {
+    fn events_end_before_others_begin() {
         for (bytes, expected) in [
-            ("", None),
-            ("data: 1\n", None),
-            ("data: 1\n\n", None),
-            ("9\r\ndata: 1\n\n\r\n", None),
-            ("data: 1\n\ndata: 2\n\n", Some(9)),
-            ("data: 1\n\ndata: 2\n\ndata: 3\n\n", Some(9)),
-            ("data: 1\r\n\r\ndata: 2\r\n\r\n", Some(11)),
-            ("9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n", Some(14)),
-            ("a: 1\n\n\r\n9\r\ndata: 2", Some(8)),
+            ("", &[][..]),
+            ("data: 1\n", &[]),
+            ("data: 1\n\n", &[]),
+            ("9\r\ndata: 1\n\n\r\n", &[]),
+            ("data: 1\n\ndata: 2\n\n", &[9]),
+            ("data: 1\n\ndata: 2\n\ndata: 3\n\n", &[9, 18]),
+            ("data: 1\r\n\r\ndata: 2\r\n\r\n", &[11]),
+            ("9\r\ndata: 1\n\n\r\n9\r\ndata: 2\n\n\r\n", &[14]),
+            ("a: 1\n\n\r\n9\r\ndata: 2", &[8]),
+            ("HTTP/1.1 200 OK\r\nA: b\r\n\r\ndata: 1\n\n", &[]),
+            ("HTTP/1.1 200 OK\r\n\r\ndata: 1\n\nd", &[28]),
+            ("HTTP/1.1 200 OK\r\n", &[]),
         ] {
-            assert_eq!(first_of_several(bytes.as_bytes()), expected, "{bytes:?}");
+            assert!(
+                ends(bytes.as_bytes()).eq(expected.iter().copied()),
+                "{bytes:?}"
+            );
         }
     }
 }

@@ -1,0 +1,52 @@
+//! What the thread of the sockets counts.
+//!
+//! Invariant: numbers only grow. It knows no sockets.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hdrhistogram::Histogram;
+
+use crate::clock::Nanos;
+
+/// Counts of connections and reads.
+#[derive(Debug)]
+pub(super) struct Counts {
+    /// Made so far.
+    pub(super) made: AtomicU64,
+    /// Of these, made before a request needed them.
+    pub(super) ahead: AtomicU64,
+    /// Open at the same time, at most.
+    pub(super) peak: AtomicU64,
+    /// Reads that gave bytes.
+    pub(super) reads: AtomicU64,
+    waits: Mutex<Histogram<u64>>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        const MINUTE_NS: u64 = 60_000_000_000;
+        let waits = Histogram::new_with_max(MINUTE_NS, 2).expect("the limits are accepted");
+        Self {
+            made: AtomicU64::new(0),
+            ahead: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            reads: AtomicU64::new(0),
+            waits: Mutex::new(waits),
+        }
+    }
+}
+
+impl Counts {
+    /// How long the bytes that the kernel stamped had waited for their read, nanoseconds.
+    pub(super) fn waits(&self) -> MutexGuard<'_, Histogram<u64>> {
+        self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn read(&self, waited: Option<Nanos>) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if let Some(Nanos(waited_ns)) = waited {
+            self.waits().saturating_record(waited_ns);
+        }
+    }
+}
