@@ -46,9 +46,18 @@ fn kernels(criterion: &mut Criterion) {
     group.finish();
     let mut group = criterion.benchmark_group("attention");
     for (tokens, rows) in [(128, 128), (512, 128), (512, 1), (2048, 1)] {
-        let mut bench = AttentionBench::new(tokens, rows, options());
+        let mut bench = AttentionBench::new([tokens, rows, 1], options());
         group.throughput(Throughput::Elements((tokens * rows) as u64));
         let id = BenchmarkId::new(format!("{rows} rows"), tokens);
+        group.bench_function(id, |bencher| bencher.iter(|| bench.attend()));
+    }
+    // As in a decode step: what a layer reads comes from memory.
+    for threads in [1, 2] {
+        let threads = NonZeroUsize::new(threads).expect("not zero");
+        let (tokens, layers) = (2048, 30);
+        let mut bench = AttentionBench::new([tokens, 1, layers], CpuOptions::new(threads));
+        group.throughput(Throughput::Elements(tokens as u64));
+        let id = BenchmarkId::new(format!("1 row from memory, threads {threads}"), tokens);
         group.bench_function(id, |bencher| bencher.iter(|| bench.attend()));
     }
     group.finish();
@@ -66,7 +75,7 @@ fn once(name: &str) {
         }
         ["attention", tokens, rows] => {
             let number = |text: &str| text.parse().expect("a number");
-            AttentionBench::new(number(tokens), number(rows), options()).attend();
+            AttentionBench::new([number(tokens), number(rows), 1], options()).attend();
         }
         ["step", "ref-tiny"] => {
             let source = ModelSource::parse("ref-tiny").expect("built in");

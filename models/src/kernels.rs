@@ -107,6 +107,9 @@ pub struct AttentionBench {
     positions: Vec<usize>,
     projected: Vec<f32>,
     out: Vec<f32>,
+    /// The next layer that attends, of so many.
+    layer: usize,
+    layers: usize,
 }
 
 const HEADS: usize = 9;
@@ -115,13 +118,14 @@ const HEAD_DIM: usize = 64;
 const STRIDE: usize = (HEADS + 2 * KV_HEADS) * HEAD_DIM;
 
 impl AttentionBench {
-    /// The last `rows` of `tokens` tokens attend.
+    /// The last `rows` of `tokens` tokens attend, in one of `layers` after the other: keys and
+    /// values of many are not in the processor's caches.
     ///
     /// # Panics
     /// If there is no memory for the cache.
-    pub fn new(tokens: usize, rows: usize, options: CpuOptions) -> Self {
+    pub fn new([tokens, rows, layers]: [usize; 3], options: CpuOptions) -> Self {
         let config = LlamaConfig {
-            layers: 1,
+            layers,
             hidden: HEADS * HEAD_DIM,
             feed_forward: 1,
             heads: HEADS,
@@ -147,9 +151,10 @@ impl AttentionBench {
             values: values..STRIDE,
         };
         let pool = &mut cpu.pool;
-        cache
-            .layer::<u16>(0)
-            .store(pool, &placement, &mut projected, &parts, |_, _| {});
+        for layer in 0..layers {
+            let mut layer = cache.layer::<u16>(layer);
+            layer.store(pool, &placement, &mut projected, &parts, |_, _| {});
+        }
         Self {
             cpu,
             cache,
@@ -157,10 +162,12 @@ impl AttentionBench {
             positions: (tokens - rows..tokens).collect(),
             projected: projected[..rows * STRIDE].to_vec(),
             out: vec![0.0; rows * HEADS * HEAD_DIM],
+            layer: 0,
+            layers,
         }
     }
 
-    /// Attends.
+    /// Attends in one layer.
     #[inline(never)]
     pub fn attend(&mut self) {
         let row = |position: &usize| QueryRow {
@@ -173,7 +180,8 @@ impl AttentionBench {
             stride: STRIDE,
             heads: HEADS,
         };
-        let cache = self.cache.layer::<u16>(0);
+        let cache = self.cache.layer::<u16>(self.layer);
+        self.layer = (self.layer + 1) % self.layers;
         let Cpu {
             pool,
             level,
