@@ -3,7 +3,9 @@
 //! A tile is a few neighbouring query rows of one sequence with the query heads that share a
 //! key/value head: up to 12 vectors that read each key and value once. The cache is walked in
 //! segments of 256 tokens with an online softmax; segments are joined in order. When there are
-//! few tiles (decode of a small batch) threads take segments, else tiles. **Invariant.** The
+//! few tiles (decode of a small batch) threads take segments, else tiles. What narrow tiles will read
+//! next is asked for into the second-level cache: the first-level cache waits for too few lines at a
+//! time to be fed from memory while it computes. **Invariant.** The
 //! result of a row depends only on its query, its position and the cached keys and values before
 //! it: not on block numbers, other rows, threads, nor the level.
 
@@ -423,7 +425,7 @@ fn scores<S: Simd, E: Element, const W: usize, const H: usize>(
             let mut sums = [[simd.splat(0.0); W]; H];
             for (index, (query, keys)) in queries.iter().zip(keys).enumerate() {
                 if let Some(row) = next.get(index) {
-                    simd.prefetch_all(bytemuck::cast_slice(row));
+                    simd.prefetch_all::<2>(bytemuck::cast_slice(row));
                 }
                 let halves = &keys.as_chunks::<ROWS>().0[first..first + H];
                 for (sums, half) in sums.iter_mut().zip(halves) {
@@ -463,7 +465,7 @@ fn accumulate<S: Simd, E: Element, const W: usize, const C: usize>(
         let next = next.as_chunks::<ROWS>().0;
         for (token, line) in lines.chunks_exact(chunks).enumerate().take(tokens) {
             if let Some(line) = next.get(token * chunks + first..token * chunks + first + C) {
-                simd.prefetch_all(bytemuck::cast_slice(line));
+                simd.prefetch_all::<2>(bytemuck::cast_slice(line));
             }
             for (sums, line) in sums.iter_mut().zip(&line[first..first + C]) {
                 let values = E::load(simd, line, part);

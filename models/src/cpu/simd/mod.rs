@@ -60,14 +60,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Four bytes per lane.
     type B: Copy;
 
-    /// Asks for the cache line that `bytes` begin in.
-    fn prefetch(self, bytes: &[u8]);
+    /// Asks for the cache line that `bytes` begin in, to be at hand in the first-level cache, or
+    /// in the second-level cache, which can ask for more at a time.
+    fn prefetch<const LEVEL: i32>(self, bytes: &[u8]);
     /// Asks for all of `bytes`.
     #[inline(always)]
-    fn prefetch_all(self, bytes: &[u8]) {
+    fn prefetch_all<const LEVEL: i32>(self, bytes: &[u8]) {
         const CACHE_LINE: usize = 64;
         for line in bytes.chunks(CACHE_LINE) {
-            self.prefetch(line);
+            self.prefetch::<LEVEL>(line);
         }
     }
     fn splat(self, value: f32) -> Self::F;

@@ -49,8 +49,13 @@ impl Simd for Neon {
     type B = uint8x16_t;
 
     operations! {
-        fn prefetch(self, bytes: &[u8]) -> () {
-            asm!("prfm pldl1keep, [{0}]", in(reg) bytes.as_ptr(), options(nostack, readonly));
+        fn prefetch<const LEVEL: i32>(self, bytes: &[u8]) -> () {
+            let bytes = bytes.as_ptr();
+            if LEVEL == 1 {
+                asm!("prfm pldl1keep, [{0}]", in(reg) bytes, options(nostack, readonly));
+            } else {
+                asm!("prfm pldl2keep, [{0}]", in(reg) bytes, options(nostack, readonly));
+            }
         }
         fn splat(self, value: f32) -> float32x4_t { vdupq_n_f32(value) }
         fn load(self, row: &[f32; ROWS], part: usize) -> float32x4_t {

@@ -19,7 +19,7 @@ impl Simd for Scalar {
     type B = [u8; 4];
 
     #[inline(always)]
-    fn prefetch(self, _bytes: &[u8]) {}
+    fn prefetch<const LEVEL: i32>(self, _bytes: &[u8]) {}
 
     #[inline(always)]
     fn splat(self, value: f32) -> f32 {

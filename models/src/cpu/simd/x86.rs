@@ -86,8 +86,12 @@ impl<const BF16: bool> Simd for Avx512<BF16> {
     type B = __m512i;
 
     operations! {
-        fn prefetch(self, bytes: &[u8]) -> () {
-            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast());
+        fn prefetch<const LEVEL: i32>(self, bytes: &[u8]) -> () {
+            if LEVEL == 1 {
+                _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().cast());
+            }
         }
         fn splat(self, value: f32) -> __m512 { _mm512_set1_ps(value) }
         fn load(self, row: &[f32; ROWS], _part: usize) -> __m512 { _mm512_loadu_ps(row.as_ptr()) }
@@ -184,8 +188,12 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type B = __m256i;
 
     operations! {
-        fn prefetch(self, bytes: &[u8]) -> () {
-            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast());
+        fn prefetch<const LEVEL: i32>(self, bytes: &[u8]) -> () {
+            if LEVEL == 1 {
+                _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().cast());
+            }
         }
         fn splat(self, value: f32) -> __m256 { _mm256_set1_ps(value) }
         fn load(self, row: &[f32; ROWS], part: usize) -> __m256 {
