@@ -1,7 +1,7 @@
 //! One thread that owns the sockets: it sends each request at its instant and stamps what comes.
 //!
 //! Reading comes first. A read is put aside with the instant at which its bytes arrived (see
-//! [`crate::stamp`]), where reading is late, with that of each event (`apart`); parsing is done in small slices while no socket is ready, so a burst of
+//! [`crate::stamp`]); where reading is late, events that wait are told apart (`apart`). Parsing is done in small slices while no socket is ready, so a burst of
 //! answers is not read late because one of them is being parsed. What nobody waits for is parsed
 //! some reads at a time (`backlog`).
 //! Events are handed over when an answer ends, and now and then before, since waking the readers
@@ -64,6 +64,8 @@ const TEND_EVERY: Nanos = Nanos(250_000_000);
 pub(super) const LONGEST_HOLD: Nanos = Nanos(HOLD.0 + 3 * TEND_EVERY.0 + backlog::LONGEST_WAIT.0);
 /// Where bytes waited for longer than this, the events of a read are told apart.
 const LATE: Nanos = Nanos(5_000_000);
+/// A request that is due so soon is to find a connection.
+const SOON: Nanos = Nanos(20_000_000);
 /// How long the end of a body may take after the mark of the end.
 const PATIENCE: Nanos = Nanos(1_000_000_000);
 
@@ -296,7 +298,12 @@ impl Sockets {
             }
             let now = self.clock.now();
             if self.backlog.is_due(now) {
-                for done in 0..self.backlog.slice(self.late, now) {
+                let late = if self.wants_connections(now) {
+                    Nanos::ZERO
+                } else {
+                    self.late
+                };
+                for done in 0..self.backlog.slice(late, now) {
                     self.parse_one();
                     self.send_between(done);
                 }
@@ -330,6 +337,12 @@ impl Sockets {
         let tend = busy.then_some(self.tend_by);
         let parse = self.backlog.due_by();
         [due, tend, parse].into_iter().flatten().min()
+    }
+
+    /// A request that is due soon will need a connection which parsing may give back.
+    fn wants_connections(&self, now: Nanos) -> bool {
+        let soon = now.plus(SOON);
+        self.idle.is_empty() && self.due.peek().is_some_and(|Reverse(due)| due.0 <= soon)
     }
 
     /// After each slice of other work: a request cannot be stamped by the kernel, and has to go out
@@ -504,14 +517,18 @@ impl Sockets {
                 return;
             };
             let (socket, last) = (&connection.link.stream, connection.last);
-            let firsts = if self.late > LATE && !connection.link.is_sealed() {
-                apart::firsts(&mut self.stamper, socket, &mut self.scratch, last)
+            let (stamper, into) = (&mut self.stamper, &mut self.scratch);
+            let read = if self.late > LATE && !connection.link.is_sealed() {
+                apart::read(stamper, socket, into, last)
             } else {
-                Firsts::new()
+                let read = stamper.read(socket, into, last);
+                read.map(|came| (Firsts::new(), came))
             };
-            let (at, mut what) = match self.stamper.read(socket, &mut self.scratch, last) {
-                Ok(Came { bytes: 0, at, .. }) => (at, ReadResult::End(None)),
-                Ok(Came { bytes, at, waited }) => {
+            let mut firsts = Firsts::new();
+            let (at, mut what) = match read {
+                Ok((_, Came { bytes: 0, at, .. })) => (at, ReadResult::End(None)),
+                Ok((found, Came { bytes, at, waited })) => {
+                    firsts = found;
                     self.counts.read(waited);
                     self.late = waited.unwrap_or_default();
                     let bytes = self.backlog.keep(&self.scratch[..bytes]);
