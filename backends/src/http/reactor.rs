@@ -1,9 +1,9 @@
 //! One thread that owns the sockets: it sends each request at its instant and stamps what comes.
 //!
 //! Reading comes first. A read is put aside with the instant at which its bytes arrived (see
-//! [`crate::stamp`]); where reading is late, events that wait are told apart (`apart`). Parsing is done in small slices while no socket is ready, so a burst of
-//! answers is not read late because one of them is being parsed. What nobody waits for is parsed
-//! some reads at a time (`backlog`).
+//! [`crate::stamp`]); where reading is late, events that wait are told apart (`apart`). Parsing is
+//! done in small slices while no socket is ready, so a burst of answers is not read late because
+//! one of them is being parsed. What nobody waits for is parsed some reads at a time (`backlog`).
 //! Events are handed over when an answer ends, and now and then before, since waking the readers
 //! for every token would take the processor from the sockets; instants are in the events.
 //!

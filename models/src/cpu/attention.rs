@@ -3,12 +3,11 @@
 //! A tile is a few neighbouring query rows of one sequence with the query heads that share a
 //! key/value head: up to 12 vectors that read each key and value once. The cache is walked in
 //! segments of 256 tokens with an online softmax; segments are joined in order. When there are
-//! few tiles (decode of a small batch) threads take segments, else tiles. What narrow tiles will read
-//! next is asked for into the second-level cache: the first-level cache waits for too few lines at a
-//! time to be fed from memory while it computes. **Invariant.** The
-//! result of a row depends only on its query, its position and the cached keys and values before
-//! it: not on block numbers, other rows, threads, nor the level.
-
+//! few tiles (decode of a small batch) threads take segments, else tiles. What narrow tiles will
+//! read next is asked for into the second-level cache: the first-level cache waits for too few
+//! lines at a time to be fed from memory while it computes. **Invariant.** The result of a row
+//! depends only on its query, its position and the cached keys and values before it: not on block
+//! numbers, other rows, threads, nor the level.
 #![expect(unsafe_code, reason = "threads fill disjoint parts of one output")]
 #![expect(
     clippy::inline_always,
