@@ -52,13 +52,7 @@ impl Stamper {
         into: &mut [u8],
         not_before: Nanos,
     ) -> io::Result<Came> {
-        #[cfg(target_os = "linux")]
-        let read = self
-            .kernel
-            .read(socket, into, nix::sys::socket::MsgFlags::empty());
-        #[cfg(not(target_os = "linux"))]
-        let read = io::Read::read(&mut &*socket, into).map(|bytes| (bytes, None));
-        self.came(read, not_before)
+        self.look(socket, into, not_before, false)
     }
 
     /// The same, but what there is stays there.
@@ -68,20 +62,25 @@ impl Stamper {
         into: &mut [u8],
         not_before: Nanos,
     ) -> io::Result<Came> {
-        #[cfg(target_os = "linux")]
-        let read = self
-            .kernel
-            .read(socket, into, nix::sys::socket::MsgFlags::MSG_PEEK);
-        #[cfg(not(target_os = "linux"))]
-        let read = socket.peek(into).map(|bytes| (bytes, None));
-        self.came(read, not_before)
+        self.look(socket, into, not_before, true)
     }
 
-    fn came(
+    fn look(
         &mut self,
-        read: io::Result<(usize, Option<WallNs>)>,
+        socket: &TcpStream,
+        into: &mut [u8],
         not_before: Nanos,
+        stays: bool,
     ) -> io::Result<Came> {
+        #[cfg(target_os = "linux")]
+        let read = self.kernel.look(socket, into, stays);
+        #[cfg(not(target_os = "linux"))]
+        let read = if stays {
+            socket.peek(into)
+        } else {
+            io::Read::read(&mut &*socket, into)
+        }
+        .map(|bytes| (bytes, None));
         let now = self.clock.now();
         let (bytes, stamp) = read?;
         let at = stamp.and_then(|stamp| self.on_clock(stamp, now));
@@ -153,14 +152,19 @@ mod kernel {
     }
 
     impl Kernel {
-        pub(super) fn read(
+        pub(super) fn look(
             &mut self,
             socket: &TcpStream,
             into: &mut [u8],
-            flags: MsgFlags,
+            stays: bool,
         ) -> io::Result<(usize, Option<WallNs>)> {
             let mut into = [IoSliceMut::new(into)];
             let control = Some(self.control.as_mut_slice());
+            let flags = if stays {
+                MsgFlags::MSG_PEEK
+            } else {
+                MsgFlags::empty()
+            };
             let read = recvmsg::<()>(socket.as_raw_fd(), &mut into, control, flags)?;
             // Whatever is wrong with a stamp, the bytes are there.
             let stamp = read
@@ -192,26 +196,30 @@ mod kernel {
     }
 }
 
+/// A connection whose arrivals are stamped, for tests.
 #[cfg(test)]
-mod tests {
+pub(crate) mod pair {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream as Blocking};
 
-    use super::*;
+    use mio::net::TcpStream;
+
+    use super::{Stamper, ask_for_stamps};
+    use crate::clock::{Clock, Nanos};
 
     /// Long enough for the kernel to begin with stamps, and for a read to be late by.
-    const LATE: Nanos = Nanos(50_000_000);
+    pub(crate) const LATE: Nanos = Nanos(50_000_000);
 
-    struct Pair {
-        clock: Clock,
-        server: Blocking,
-        client: TcpStream,
-        stamper: Stamper,
-        into: Vec<u8>,
+    pub(crate) struct Pair {
+        pub(crate) clock: Clock,
+        pub(crate) server: Blocking,
+        pub(crate) client: TcpStream,
+        pub(crate) stamper: Stamper,
+        pub(crate) into: Vec<u8>,
     }
 
     impl Pair {
-        fn new() -> Self {
+        pub(crate) fn new() -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
             let address = listener.local_addr().expect("it has one");
             let client = Blocking::connect(address).expect("it listens");
@@ -226,21 +234,33 @@ mod tests {
                 client,
                 stamper: Stamper::new(clock.clone()),
                 clock,
-                into: vec![0; 100],
+                into: vec![0; 1000],
             };
-            pair.rest();
+            pair.rest(LATE);
             pair
         }
 
-        fn rest(&self) {
-            self.clock.block_on(self.clock.sleep(LATE));
+        pub(crate) fn rest(&self, time: Nanos) {
+            self.clock.block_on(self.clock.sleep(time));
         }
 
-        /// Bytes are sent and left lying; when they were sent, and when they are about to be read.
-        fn send(&mut self, bytes: &[u8]) -> (Nanos, Nanos) {
-            let sent = self.clock.now();
+        pub(crate) fn send(&mut self, bytes: &[u8]) {
             self.server.write_all(bytes).expect("it is open");
-            self.rest();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pair::{LATE, Pair};
+    use super::*;
+
+    impl Pair {
+        /// Bytes are sent and left lying; when they were sent, and when they are about to be read.
+        fn leave(&mut self, bytes: &[u8]) -> (Nanos, Nanos) {
+            let sent = self.clock.now();
+            self.send(bytes);
+            self.rest(LATE);
             (sent, self.clock.now())
         }
 
@@ -256,7 +276,7 @@ mod tests {
         const CLOSE: Nanos = Nanos(10_000);
         let mut pair = Pair::new();
         for bytes in [b"one".as_slice(), b"three", b"seventeen"] {
-            let (sent, about_to_read) = pair.send(bytes);
+            let (sent, about_to_read) = pair.leave(bytes);
             let came = pair.read(sent.since(CLOSE)).expect("something is there");
             assert_eq!(came.bytes, bytes.len());
             assert_eq!(&pair.into[..came.bytes], bytes);
@@ -279,7 +299,7 @@ mod tests {
     #[test]
     fn a_stamp_that_cannot_be_is_not_taken() {
         let mut pair = Pair::new();
-        let (_, about_to_read) = pair.send(b"x");
+        let (_, about_to_read) = pair.leave(b"x");
         // As after somebody has set the wall clock.
         let came = pair.read(about_to_read).expect("something is there");
         assert_eq!(came.waited, None);
@@ -292,7 +312,7 @@ mod tests {
         pair.server
             .shutdown(std::net::Shutdown::Write)
             .expect("it is open");
-        pair.rest();
+        pair.rest(LATE);
         let before = pair.clock.now();
         let came = pair.read(Nanos::ZERO).expect("an end is no error");
         assert_eq!((came.bytes, came.waited), (0, None));

@@ -48,72 +48,30 @@ pub(super) fn read(
         firsts.push((end, came.at));
     }
     let mut came = stamper.read(socket, into, not_before)?;
-    while let Some((end, at)) = firsts.last() {
-        came.at = came.at.max(*at);
-        if *end < came.bytes && came.at.since(*at) > CLOSE {
-            break;
-        }
-        firsts.pop();
-    }
-    let instants: SmallVec<[Nanos; MOST]> = firsts.iter().map(|(_, at)| *at).collect();
-    let mut next = instants.into_iter().skip(1);
-    firsts.retain(|(_, at)| next.next().is_none_or(|next| next.since(*at) > CLOSE));
+    came.at = firsts.last().map_or(came.at, |(_, at)| came.at.max(*at));
+    // Bytes of one packet, or of merged ones, are not split.
+    let after = firsts.iter().skip(1).map(|(_, at)| *at).chain([came.at]);
+    let after: SmallVec<[Nanos; MOST]> = after.collect();
+    let mut after = after.into_iter();
+    firsts.retain(|(end, at)| {
+        let is_before = after.next().is_some_and(|next| next.since(*at) > CLOSE);
+        is_before && *end < came.bytes
+    });
     Ok((firsts, came))
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::io::Write;
-    use std::net::{TcpListener, TcpStream as Blocking};
-
     use nix::sys::socket::{setsockopt, sockopt::Linger};
 
     use super::*;
-    use crate::clock::Clock;
-    use crate::stamp::ask_for_stamps;
+    use crate::stamp::pair::Pair;
 
     const EVENT: &[u8] = b"data: {}\n\n";
-
-    struct Pair {
-        clock: Clock,
-        server: Blocking,
-        client: TcpStream,
-        stamper: Stamper,
-        into: Vec<u8>,
-    }
+    const APART: Nanos = Nanos(10_000_000);
 
     impl Pair {
-        fn new() -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-            let address = listener.local_addr().expect("it has one");
-            let client = Blocking::connect(address).expect("it listens");
-            let (server, _) = listener.accept().expect("somebody connected");
-            server.set_nodelay(true).expect("a socket takes it");
-            client.set_nonblocking(true).expect("a socket takes it");
-            let client = TcpStream::from_std(client);
-            ask_for_stamps(&client);
-            let clock = Clock::wall();
-            let pair = Self {
-                server,
-                client,
-                stamper: Stamper::new(clock.clone()),
-                clock,
-                into: vec![0; 1000],
-            };
-            // Until the kernel begins with stamps.
-            pair.rest(50_000_000);
-            pair
-        }
-
-        fn rest(&self, ns: u64) {
-            self.clock.block_on(self.clock.sleep(Nanos(ns)));
-        }
-
-        fn send(&mut self, bytes: &[u8]) {
-            self.server.write_all(bytes).expect("it is open");
-        }
-
-        fn read(&mut self) -> io::Result<(Firsts, Came)> {
+        fn read_apart(&mut self) -> io::Result<(Firsts, Came)> {
             let Self { client, into, .. } = self;
             read(&mut self.stamper, client, into, Nanos::ZERO)
         }
@@ -125,18 +83,17 @@ mod tests {
         /// busy machine that may be over before both are there.
         const WARM: usize = 40;
         const TRIES: usize = 10;
-        const APART: Nanos = Nanos(10_000_000);
         let try_once = || {
             let mut pair = Pair::new();
             for _ in 0..WARM {
                 pair.send(EVENT);
-                while pair.read().is_err() {}
+                while pair.read_apart().is_err() {}
             }
             for _ in 0..2 {
                 pair.send(EVENT);
-                pair.rest(APART.0);
+                pair.rest(APART);
             }
-            let (firsts, all) = pair.read().expect("something is there");
+            let (firsts, all) = pair.read_apart().expect("something is there");
             assert_eq!(all.bytes, 2 * EVENT.len());
             assert!(firsts.iter().all(|(end, _)| *end == EVENT.len()));
             let first = firsts.first().map(|(_, at)| all.at.since(*at));
@@ -154,11 +111,11 @@ mod tests {
     fn events_of_one_packet_have_one_instant() {
         let mut pair = Pair::new();
         pair.send(&EVENT.repeat(3));
-        pair.rest(10_000_000);
-        let (firsts, all) = pair.read().expect("something is there");
+        pair.rest(APART);
+        let (firsts, all) = pair.read_apart().expect("something is there");
         assert_eq!(all.bytes, 3 * EVENT.len());
         assert!(firsts.is_empty(), "{firsts:?}, {all:?}");
-        let nothing = pair.read().expect_err("all was read");
+        let nothing = pair.read_apart().expect_err("all was read");
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     }
 
@@ -167,16 +124,16 @@ mod tests {
         for reset in [true, false] {
             let mut pair = Pair::new();
             pair.send(EVENT);
-            pair.rest(10_000_000);
-            drop(pair.read());
+            pair.rest(APART);
+            drop(pair.read_apart());
             let linger = libc::linger {
                 l_onoff: i32::from(reset),
                 l_linger: 0,
             };
             setsockopt(&pair.server, Linger, &linger).expect("a socket takes it");
             pair.server = Pair::new().server;
-            pair.rest(10_000_000);
-            match pair.read() {
+            pair.rest(APART);
+            match pair.read_apart() {
                 Ok((firsts, came)) => assert!(!reset && firsts.is_empty() && came.bytes == 0),
                 Err(error) => assert!(reset && error.kind() == io::ErrorKind::ConnectionReset),
             }

@@ -524,19 +524,20 @@ impl Sockets {
                 let read = stamper.read(socket, into, last);
                 read.map(|came| (Firsts::new(), came))
             };
-            let mut firsts = Firsts::new();
-            let (at, mut what) = match read {
-                Ok((_, Came { bytes: 0, at, .. })) => (at, ReadResult::End(None)),
-                Ok((found, Came { bytes, at, waited })) => {
-                    firsts = found;
+            let (firsts, at, mut what) = match read {
+                Ok((firsts, Came { bytes: 0, at, .. })) => (firsts, at, ReadResult::End(None)),
+                Ok((firsts, Came { bytes, at, waited })) => {
                     self.counts.read(waited);
                     self.late = waited.unwrap_or_default();
                     let bytes = self.backlog.keep(&self.scratch[..bytes]);
-                    (at, ReadResult::Bytes(bytes))
+                    (firsts, at, ReadResult::Bytes(bytes))
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => (self.clock.now(), ReadResult::End(Some(error))),
+                Err(error) => {
+                    let end = ReadResult::End(Some(error));
+                    (Firsts::new(), self.clock.now(), end)
+                }
             };
             connection.last = at;
             if connection.request.is_none() && matches!(what, ReadResult::End(_)) {

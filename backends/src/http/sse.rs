@@ -114,8 +114,11 @@ pub(super) fn ends(bytes: &[u8]) -> impl Iterator<Item = usize> {
         let after = bytes[blank..].iter().position(|byte| !is_line_end(byte))?;
         Some(blank + after)
     };
-    let head = Some(0).filter(|_| bytes.starts_with(b"HTTP/"));
-    let body = head.map_or(Some(0), end);
+    let body = if bytes.starts_with(b"HTTP/") {
+        end(0)
+    } else {
+        Some(0)
+    };
     std::iter::successors(body.and_then(end), move |&before| end(before))
 }
 

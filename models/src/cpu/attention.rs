@@ -8,6 +8,7 @@
 //! lines at a time to be fed from memory while it computes. **Invariant.** The result of a row
 //! depends only on its query, its position and the cached keys and values before it: not on block
 //! numbers, other rows, threads, nor the level.
+
 #![expect(unsafe_code, reason = "threads fill disjoint parts of one output")]
 #![expect(
     clippy::inline_always,
