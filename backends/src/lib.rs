@@ -29,6 +29,7 @@ pub mod plugin;
 pub mod priority;
 pub mod probe;
 pub mod prometheus;
+mod segments;
 pub mod sim;
 pub mod stamp;
 

@@ -199,12 +199,12 @@ mod kernel {
 /// A connection whose arrivals are stamped, for tests.
 #[cfg(test)]
 pub(crate) mod pair {
-    use std::io::Write;
+    use std::io::{self, Write};
     use std::net::{TcpListener, TcpStream as Blocking};
 
     use mio::net::TcpStream;
 
-    use super::{Stamper, ask_for_stamps};
+    use super::{Came, Stamper, ask_for_stamps};
     use crate::clock::{Clock, Nanos};
 
     /// Long enough for the kernel to begin with stamps, and for a read to be late by.
@@ -247,6 +247,11 @@ pub(crate) mod pair {
         pub(crate) fn send(&mut self, bytes: &[u8]) {
             self.server.write_all(bytes).expect("it is open");
         }
+
+        pub(crate) fn read(&mut self, not_before: Nanos) -> io::Result<Came> {
+            let Self { client, into, .. } = self;
+            self.stamper.read(client, into, not_before)
+        }
     }
 }
 
@@ -262,11 +267,6 @@ mod tests {
             self.send(bytes);
             self.rest(LATE);
             (sent, self.clock.now())
-        }
-
-        fn read(&mut self, not_before: Nanos) -> io::Result<Came> {
-            let Self { client, into, .. } = self;
-            self.stamper.read(client, into, not_before)
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: numbers only grow. It knows no sockets.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hdrhistogram::Histogram;
@@ -20,6 +20,8 @@ pub(super) struct Counts {
     pub(super) peak: AtomicU64,
     /// Reads that gave bytes.
     pub(super) reads: AtomicU64,
+    /// Some of what came was not acknowledged at once.
+    pub(super) acks_put_off: AtomicBool,
     waits: Mutex<Histogram<u64>>,
 }
 
@@ -32,6 +34,7 @@ impl Default for Counts {
             ahead: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            acks_put_off: AtomicBool::new(false),
             waits: Mutex::new(waits),
         }
     }

@@ -12,15 +12,18 @@
 //! [`EventKind::Finished`]: crate::EventKind::Finished
 //! [`EventKind::Failed`]: crate::EventKind::Failed
 
+mod acks;
 mod answer;
 mod apart;
 mod backlog;
+mod connection;
 mod counts;
 mod get;
 mod link;
 mod metrics;
 mod openai;
 mod reactor;
+mod rest;
 mod sse;
 mod stack;
 mod tls;
@@ -243,6 +246,10 @@ impl Backend for HttpBackend {
         );
         info.details.insert("connections".into(), connections);
         info.details.insert("instants".into(), instants(counts));
+        if counts.acks_put_off.load(Ordering::Relaxed) {
+            let when = "each second segment only, since the server was seen not to wait for them";
+            info.details.insert("acknowledgements".into(), when.into());
+        }
         info
     }
 

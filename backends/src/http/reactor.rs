@@ -35,12 +35,15 @@ use crate::contract::{Delivery, Event, EventKind, Failure, FailureCause};
 use crate::priority::take_short_turns;
 use crate::stamp::{Came, Stamper, ask_for_stamps};
 
-use super::answer::{AnswerReader, Connection as Then};
+use super::acks::Acks;
+use super::answer::Connection as Then;
 use super::apart::{self, Firsts};
 use super::backlog::{self, Backlog, ReadResult, Unparsed};
+use super::connection::{Connection, HOLD, State};
 use super::counts::Counts;
 use super::link::Link;
-use super::tls::{self, TlsClient};
+use super::rest::Rest;
+use super::tls::TlsClient;
 
 const WAKE: Token = Token(0);
 const ALARM: Token = Token(1);
@@ -52,10 +55,6 @@ const SEND_SLICE: usize = 32;
 const WORK_SLICE: usize = 16;
 /// Connections that are looked after in one go.
 const TEND_SLICE: usize = 32;
-/// Events that are not wanted at once wait so long to be handed over, while their stream goes on.
-const HOLD: Nanos = Nanos(2_000_000_000);
-/// Events of an answer that there is room for at first.
-const HELD: usize = 64;
 /// All connections are looked after once in this time, or in twice this time where nothing comes
 /// that the thread wakes for: streams that were dropped, events that still wait, answers whose end
 /// has come but not that of their body.
@@ -66,9 +65,6 @@ pub(super) const LONGEST_HOLD: Nanos = Nanos(HOLD.0 + 3 * TEND_EVERY.0 + backlog
 const LATE: Nanos = Nanos(5_000_000);
 /// A request that is due so soon is to find a connection.
 const SOON: Nanos = Nanos(20_000_000);
-/// How long the end of a body may take after the mark of the end.
-const PATIENCE: Nanos = Nanos(1_000_000_000);
-
 /// A request ready to be written.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -113,7 +109,8 @@ impl Server {
 #[derive(Debug)]
 pub(super) struct Reactor {
     commands: Option<Sender<Command>>,
-    waker: Arc<Waker>,
+    /// End a rest, and a wait for the sockets.
+    wakers: [Waker; 2],
     pub(super) counts: Arc<Counts>,
 }
 
@@ -121,8 +118,9 @@ impl Reactor {
     /// Starts the thread for one server.
     pub(super) fn start(clock: Clock, server: Server) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let waker = Waker::new(poll.registry(), WAKE)?;
         let alarm = Alarm::new(poll.registry(), ALARM, clock.clone())?;
+        let (rest, rouser) = Rest::new(clock.clone())?;
         let (commands, inbox) = channel();
         let counts = Arc::new(Counts::default());
         let sockets = Sockets {
@@ -137,6 +135,8 @@ impl Reactor {
             next_serial: 0,
             backlog: Backlog::default(),
             late: Nanos::ZERO,
+            rest,
+            acks: Acks::default(),
             plain: Vec::new(),
             scratch: vec![0; 64 << 10],
             tend_next: 0,
@@ -151,7 +151,7 @@ impl Reactor {
             })?;
         Ok(Self {
             commands: Some(commands),
-            waker,
+            wakers: [rouser, waker],
             counts,
         })
     }
@@ -174,7 +174,7 @@ impl Reactor {
     }
 
     fn wake(&self) {
-        if let Err(error) = self.waker.wake() {
+        if let Err(error) = self.wakers.iter().try_for_each(Waker::wake) {
             tracing::error!(%error, "the thread of the sockets cannot be woken");
         }
     }
@@ -201,6 +201,8 @@ struct Sockets {
     backlog: Backlog,
     /// How long the bytes of the last read had waited for it.
     late: Nanos,
+    rest: Rest,
+    acks: Acks,
     /// What one read says, decrypted.
     plain: Vec<u8>,
     scratch: Vec<u8>,
@@ -233,37 +235,6 @@ impl Ord for Due {
     }
 }
 
-struct Connection {
-    link: Link,
-    /// Tells it from others that had its key before.
-    serial: u64,
-    state: State,
-    request: Option<InFlight>,
-    /// Its reads that are not parsed yet.
-    unparsed: u32,
-    /// When the last bytes came, or the last request was sent.
-    last: Nanos,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Connecting,
-    /// The handshake of TLS goes on.
-    ShakingHands,
-    /// It can carry a request.
-    Open,
-}
-
-/// A request and what has come of it.
-struct InFlight {
-    answer: AnswerReader,
-    events: mpsc::UnboundedSender<Event>,
-    held: Vec<Event>,
-    delivery: Delivery,
-    /// When the oldest event in `held` came, or the last one of all.
-    since: Nanos,
-}
-
 impl Sockets {
     fn run(mut self, mut alarm: Alarm, inbox: &Receiver<Command>) {
         let mut events = Events::with_capacity(1024);
@@ -283,7 +254,11 @@ impl Sockets {
             } else {
                 self.next_instant()
             };
-            if let Err(error) = alarm.wait(&mut self.poll, &mut events, until) {
+            let waited = self
+                .rest
+                .until(now, until)
+                .and_then(|()| alarm.wait(&mut self.poll, &mut events, until));
+            if let Err(error) = waited {
                 tracing::error!(%error, "the sockets cannot be polled; the client stops");
                 return;
             }
@@ -375,20 +350,16 @@ impl Sockets {
             events,
             ..
         } = outgoing;
-        let sent_at = |at| Event {
-            at,
-            kind: EventKind::Sent,
-        };
         let before = self.clock.now();
         let key = match self.idle.pop() {
             Some(key) => key,
             None => match self.connect() {
                 Ok(key) => key,
                 Err(error) => {
-                    drop(events.send(sent_at(before)));
-                    let at = self.clock.now();
-                    let kind = EventKind::Failed(self.connect_failure(&error));
-                    drop(events.send(Event { at, kind }));
+                    let failed = EventKind::Failed(self.connect_failure(&error));
+                    for (at, kind) in [(before, EventKind::Sent), (self.clock.now(), failed)] {
+                        drop(events.send(Event { at, kind }));
+                    }
                     return;
                 }
             },
@@ -397,21 +368,12 @@ impl Sockets {
             return;
         };
         connection.link.put(bytes);
-        let mut held = Vec::with_capacity(HELD);
         // Making a connection counts; what is done here does not.
         let at = match connection.state {
             State::Open => self.clock.now(),
             State::Connecting | State::ShakingHands => before,
         };
-        held.push(sent_at(at));
-        connection.last = at;
-        connection.request = Some(InFlight {
-            answer: AnswerReader::default(),
-            events,
-            held,
-            delivery,
-            since: at,
-        });
+        connection.begin(at, delivery, events);
         if connection.state == State::Open {
             connection.link.write();
         }
@@ -426,14 +388,7 @@ impl Sockets {
         let both = Interest::READABLE | Interest::WRITABLE;
         let registry = self.poll.registry();
         registry.register(&mut link.stream, token, both)?;
-        entry.insert(Connection {
-            link,
-            serial,
-            state: State::Connecting,
-            request: None,
-            unparsed: 0,
-            last: self.clock.now(),
-        });
+        entry.insert(Connection::new(link, serial, self.clock.now()));
         Ok(key)
     }
 
@@ -496,9 +451,7 @@ impl Sockets {
         let at = self.clock.now();
         let failure = self.connect_failure(error);
         if let Some(mut request) = self.remove(key).and_then(|connection| connection.request) {
-            let kind = EventKind::Failed(failure);
-            request.held.push(Event { at, kind });
-            request.hand_over();
+            request.fail(at, failure);
         }
     }
 
@@ -518,6 +471,11 @@ impl Sockets {
             };
             let (socket, last) = (&connection.link.stream, connection.last);
             let (stamper, into) = (&mut self.stamper, &mut self.scratch);
+            if self.rest.is_worth_it() {
+                self.acks
+                    .before_read(connection.serial, connection.reads, socket);
+            }
+            connection.reads += 1;
             let read = if self.late > LATE && !connection.link.is_sealed() {
                 apart::read(stamper, socket, into, last)
             } else {
@@ -528,6 +486,7 @@ impl Sockets {
                 Ok((firsts, Came { bytes: 0, at, .. })) => (firsts, at, ReadResult::End(None)),
                 Ok((firsts, Came { bytes, at, waited })) => {
                     self.counts.read(waited);
+                    self.rest.read(waited);
                     self.late = waited.unwrap_or_default();
                     let bytes = self.backlog.keep(&self.scratch[..bytes]);
                     (firsts, at, ReadResult::Bytes(bytes))
@@ -547,6 +506,13 @@ impl Sockets {
             // A short read leaves nothing behind, unless the end is waiting there.
             let mut more = false;
             if let ReadResult::Bytes(bytes) = &mut what {
+                if self.rest.is_worth_it() {
+                    let (serial, socket) = (connection.serial, &connection.link.stream);
+                    self.acks.after_read(serial, at, socket);
+                    if self.acks.are_put_off() {
+                        self.counts.acks_put_off.store(true, Ordering::Relaxed);
+                    }
+                }
                 more = to_the_end || bytes.len() == self.scratch.len();
                 let all = bytes.len();
                 for (end, at) in firsts {
@@ -662,114 +628,5 @@ impl Sockets {
                 return;
             }
         }
-    }
-}
-
-impl Connection {
-    /// Somebody may wait for what this read says.
-    fn is_urgent(&self, what: &ReadResult) -> bool {
-        let is_lazy = |request: &InFlight| {
-            request.delivery == Delivery::Lazy && request.answer.is_among_events()
-        };
-        match what {
-            ReadResult::Bytes(bytes)
-                if !self.link.is_sealed() && self.request.as_ref().is_some_and(is_lazy) =>
-            {
-                backlog::may_be_last(bytes)
-            }
-            _ => true,
-        }
-    }
-
-    /// Takes a read of TLS.
-    fn take_sealed(&mut self, at: Nanos, sealed: &[u8], plain: &mut Vec<u8>, name: &str) -> Then {
-        let unsealed = self.link.unseal(sealed, plain);
-        // What came before the end, or before a fault, counts.
-        let then = if plain.is_empty() {
-            Then::Read
-        } else {
-            self.take(at, plain)
-        };
-        match unsealed {
-            Ok(false) => then,
-            _ if then != Then::Read => Then::Close,
-            Ok(true) => self.end(at, None),
-            Err(error) => {
-                let failure = Failure::new(FailureCause::Connect, tls::words(&error, name));
-                if let Some(request) = &mut self.request {
-                    let kind = EventKind::Failed(failure);
-                    request.held.push(Event { at, kind });
-                    request.hand_over();
-                }
-                Then::Close
-            }
-        }
-    }
-
-    /// Takes a read.
-    fn take(&mut self, at: Nanos, bytes: &[u8]) -> Then {
-        let Some(request) = &mut self.request else {
-            // Nothing was asked.
-            return Then::Close;
-        };
-        if request.held.is_empty() {
-            request.since = at;
-        }
-        let then = request.answer.read(at, bytes, &mut request.held);
-        let wanted = match then {
-            Then::Read if !request.answer.has_ended() => {
-                let waits = request.delivery == Delivery::Lazy && at.since(request.since) < HOLD;
-                waits || request.hand_over()
-            }
-            Then::Read | Then::Keep | Then::Close => request.hand_over(),
-        };
-        if !wanted {
-            return Then::Close;
-        }
-        if request.answer.has_ended() {
-            request.since = at;
-        }
-        if then == Then::Keep {
-            self.request = None;
-            // A server that answers before it has read all cannot be asked again.
-            if self.link.is_behind() {
-                return Then::Close;
-            }
-        }
-        then
-    }
-
-    fn end(&mut self, at: Nanos, error: Option<&io::Error>) -> Then {
-        if let Some(request) = &mut self.request {
-            request.answer.close(at, error, &mut request.held);
-            request.hand_over();
-        }
-        Then::Close
-    }
-}
-
-impl InFlight {
-    /// Hands the events over; false when nobody wants them any more, though the answer goes on.
-    fn hand_over(&mut self) -> bool {
-        for event in self.held.drain(..) {
-            if self.events.send(event).is_err() {
-                return self.answer.has_ended();
-            }
-        }
-        true
-    }
-
-    /// Dropped by its reader, or without an end of its body for too long.
-    fn is_over(&mut self, now: Nanos) -> bool {
-        if self.answer.has_ended() {
-            return now.since(self.since) > PATIENCE;
-        }
-        if self.events.is_closed() {
-            return true;
-        }
-        if now.since(self.since) >= HOLD && !self.held.is_empty() {
-            self.hand_over();
-        }
-        false
     }
 }
