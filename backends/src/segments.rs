@@ -65,7 +65,7 @@ impl Segments {
 }
 
 /// Has the kernel acknowledge what comes next not at once but with the second segment, or after
-/// some 40 ms. It goes back to its own ways after a while.
+/// some 40 ms, up to 200 on slow networks. After such a wait it goes back to its own ways.
 #[cfg(target_os = "linux")]
 pub(crate) fn put_off_acknowledgements(socket: &TcpStream) {
     if let Err(error) = rustix::net::sockopt::set_tcp_quickack(socket, false) {
@@ -73,9 +73,21 @@ pub(crate) fn put_off_acknowledgements(socket: &TcpStream) {
     }
 }
 
+/// Takes that back, and acknowledges what was not yet.
+#[cfg(target_os = "linux")]
+pub(crate) fn acknowledge_at_once(socket: &TcpStream) {
+    if let Err(error) = rustix::net::sockopt::set_tcp_quickack(socket, true) {
+        tracing::debug!(%error, "acknowledgements may be late");
+    }
+}
+
 /// There is no such thing here.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn put_off_acknowledgements(_: &TcpStream) {}
+
+/// Nor this.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn acknowledge_at_once(_: &TcpStream) {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
@@ -84,20 +96,21 @@ mod tests {
     use crate::stamp::pair::Pair;
 
     /// Sends two segments 5 ms apart, each of which is read; what was sent back until the second
-    /// had come, and then.
+    /// had come, and then. Nothing where the machine was too busy for that.
     fn two_segments(pair: &mut Pair) -> Option<[u32; 2]> {
         let before = Segments::of(&pair.client)?;
         let mut sent = [0; 2];
         for (sent, done) in sent.iter_mut().zip(1..) {
             pair.send(b"token");
             pair.rest(Nanos(5_000_000));
+            let came = pair.read(Nanos::ZERO).ok()?.bytes;
             let now = Segments::of(&pair.client)?;
-            assert_eq!(now.came - before.came, done);
             assert_eq!(now.bytes - before.bytes, u64::from(done) * 5);
-            assert!(now.is_open);
+            assert!((1..=done).contains(&(now.came - before.came)) && now.is_open);
             *sent = now.sent - before.sent;
-            let came = pair.read(Nanos::ZERO).expect("something is there");
-            assert_eq!(came.bytes, 5);
+            if came != 5 {
+                return None;
+            }
         }
         Some(sent)
     }
@@ -115,23 +128,24 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_counted_and_acknowledged_later_if_asked() {
-        /// By then the kernel does not acknowledge each as it comes, but when it is read.
-        const WARM: usize = 20;
+    fn segments_are_counted_and_acknowledged_when_they_are_read_or_later_if_asked() {
+        /// The first tries warm up: the kernel acknowledges what comes first as it comes. On a
+        /// busy machine the time after which it acknowledges may be over before a read.
+        const TRIES: usize = 50;
         let mut pair = Pair::new();
-        for _ in 0..WARM {
-            if two_segments(&mut pair).is_none() {
-                println!("skipped: this kernel does not tell");
-                return;
-            }
+        if Segments::of(&pair.client).is_none() {
+            println!("skipped: this kernel does not tell");
+            return;
         }
-        let at_once = two_segments(&mut pair);
-        assert_eq!(at_once, Some([0, 1]), "the read of the first acknowledged");
-        // On a busy machine those 40 ms may be over.
-        let later = (0..10).find_map(|_| {
-            put_off_acknowledgements(&pair.client);
-            two_segments(&mut pair).filter(|sent| *sent == [0, 0])
-        });
-        assert!(later.is_some(), "neither was acknowledged before both came");
+        for (name, ask, expected) in [
+            ("at once", acknowledge_at_once as fn(&TcpStream), [1, 2]),
+            ("later", put_off_acknowledgements, [0, 1]),
+        ] {
+            let found = (0..TRIES).find(|_| {
+                ask(&pair.client);
+                two_segments(&mut pair) == Some(expected)
+            });
+            assert!(found.is_some(), "{name}");
+        }
     }
 }

@@ -1,117 +1,160 @@
-//! Acknowledgements, put off where that cannot slow the server.
+//! Acknowledgements, put off where the server does not wait for them.
 //!
 //! Of a client's work for a token a quarter is the kernel's for acknowledging it at once. Some
 //! servers wait for that before they send the next token (RFC 896; `TCP_NODELAY` turns it off), and
-//! to acknowledge later would make them slower than they are for others. So one connection is
+//! to acknowledge later would make them slower than they are for others. So connections are
 //! watched: two small segments that come while nothing was sent back show that the server does
-//! not wait. From then on only every second segment is acknowledged.
+//! not wait. Three that show it stand for all at the same address. From then on, while much
+//! comes, every second segment is acknowledged, and a single one after some 40 ms.
 //!
-//! Invariants: until a server was seen not to wait, at most one segment in a tenth of a second, and
-//! ten in all, are acknowledged later than the kernel would have. It knows no HTTP.
+//! Invariants: before that, ten connections at most are watched, one at a time, and for the time
+//! that each is, a tenth of a second, segments of that one are acknowledged later than the kernel
+//! would have. Where the kernel does not tell of segments, none is. It knows no HTTP.
 
 use mio::net::TcpStream;
 
-use crate::clock::Nanos;
-use crate::segments::{Segments, put_off_acknowledgements};
+use crate::clock::{Clock, Nanos};
+use crate::segments::{Segments, acknowledge_at_once, put_off_acknowledgements};
 
-/// So often a server is given the chance to show that it does not wait.
+/// So many times a server is given the chance to show that it does not wait.
 const TRIES: u32 = 10;
+/// So many times it has to.
+const SHOWN: u32 = 3;
 /// A connection is watched for so long at most.
 const PATIENCE: Nanos = Nanos(100_000_000);
-/// Segments that together have fewer bytes are small: a full one has 1,220 or more, since networks
-/// carry packets of 1,280 bytes at the least (RFC 8200, section 5; 60 are headers).
-const SMALL: u64 = 1220;
+/// Segments that together have no more bytes are small: a full one has 524 or more, since every
+/// host takes 536 (RFC 1122, section 4.2.2.6), of which time stamps take 12.
+const SMALL: u64 = 523;
+/// After so many reads an answer is under way.
+const UNDER_WAY: u32 = 3;
 /// The kernel is told again with so many reads.
 const AGAIN: u32 = 8;
 
-/// What is known of a server, or of all that share its address.
+/// What is known of a server.
 #[derive(Debug, Default)]
 pub(super) struct Acks {
     state: State,
     tries: u32,
+    shown: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum State {
     #[default]
     Unknown,
-    /// A connection is watched since it had carried so much.
-    Watching {
-        serial: u64,
-        since: Segments,
-        until: Nanos,
-    },
+    Watching(Watch),
     /// It does not wait.
     PutOff,
     /// It may wait.
     AtOnce,
 }
 
-impl Acks {
-    /// They are put off.
-    pub(super) fn are_put_off(&self) -> bool {
-        self.state == State::PutOff
-    }
+/// A connection that is watched, since it had carried so much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Watch {
+    serial: u64,
+    since: Segments,
+    until: Nanos,
+}
 
-    /// Before what has come is read, for the so-manieth time since the request.
-    pub(super) fn before_read(&mut self, serial: u64, reads: u32, socket: &TcpStream) {
+/// What has become of acknowledgements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Those of one connection are put off for now.
+    Tried,
+    /// They are put off.
+    PutOff,
+}
+
+impl Acks {
+    /// Before what has come is read; so many reads of the answer were made already.
+    pub(super) fn before_read(
+        &mut self,
+        serial: u64,
+        reads: u32,
+        clock: &Clock,
+        socket: &TcpStream,
+    ) -> Option<Change> {
         match self.state {
             State::PutOff if reads % AGAIN == 1 => put_off_acknowledgements(socket),
-            State::Watching {
-                serial: watched, ..
-            } if serial == watched => self.judge(Segments::of(socket)),
-            _ => {}
-        }
-    }
-
-    /// After all that had come was read.
-    pub(super) fn after_read(&mut self, serial: u64, now: Nanos, socket: &TcpStream) {
-        match self.state {
-            State::Watching { until, .. } if now > until => self.give_up(),
-            State::Unknown => {
-                self.watch(serial, now, Segments::of(socket));
-                if self.state != State::AtOnce {
-                    put_off_acknowledgements(socket);
+            State::Watching(watch) if watch.serial == serial => {
+                match watch.judge(Segments::of(socket)) {
+                    Some(true) => return self.has_shown(),
+                    None if clock.now() <= watch.until => {}
+                    _ => {
+                        acknowledge_at_once(socket);
+                        self.give_up();
+                    }
                 }
             }
             _ => {}
         }
+        None
     }
 
-    fn watch(&mut self, serial: u64, now: Nanos, since: Option<Segments>) {
-        let until = now.plus(PATIENCE);
-        self.state = since.map_or(State::AtOnce, |since| State::Watching {
-            serial,
-            since,
-            until,
-        });
-    }
-
-    /// What the watched connection has carried by now.
-    fn judge(&mut self, now: Option<Segments>) {
-        let (State::Watching { since, .. }, Some(now)) = (self.state, now) else {
-            return;
-        };
-        let is_silent = now.sent == since.sent;
-        let is_small = now.bytes - since.bytes < SMALL;
-        // What ends a connection is sent without waiting.
-        let came = if now.is_open {
-            now.came.wrapping_sub(since.came)
-        } else {
-            0
-        };
-        if is_silent && is_small && came >= 2 {
-            self.state = State::PutOff;
+    /// After all that had come was read, for the so-many-th time of an answer.
+    pub(super) fn after_read(
+        &mut self,
+        serial: u64,
+        reads: u32,
+        now: Nanos,
+        socket: &TcpStream,
+    ) -> Option<Change> {
+        match self.state {
+            // Nothing comes on that one any more.
+            State::Watching(watch) if now > watch.until.plus(PATIENCE) => self.give_up(),
+            State::Unknown if reads >= UNDER_WAY => {
+                let until = now.plus(PATIENCE);
+                let watch = |since| Watch {
+                    serial,
+                    since,
+                    until,
+                };
+                let since = Segments::of(socket);
+                self.state = since.map_or(State::AtOnce, |since| State::Watching(watch(since)));
+                if since.is_some() {
+                    put_off_acknowledgements(socket);
+                    self.tries += 1;
+                    return Some(Change::Tried);
+                }
+            }
+            _ => {}
         }
+        None
+    }
+
+    fn has_shown(&mut self) -> Option<Change> {
+        self.shown += 1;
+        if self.shown < SHOWN {
+            self.give_up();
+            return None;
+        }
+        self.state = State::PutOff;
+        Some(Change::PutOff)
     }
 
     fn give_up(&mut self) {
-        self.tries += 1;
         self.state = if self.tries < TRIES {
             State::Unknown
         } else {
             State::AtOnce
         };
+    }
+}
+
+impl Watch {
+    /// Did the server wait, by what the connection has carried by now? Nothing where that cannot
+    /// be told yet.
+    fn judge(&self, now: Option<Segments>) -> Option<bool> {
+        let (since, now) = (&self.since, now?);
+        let came = now.came.wrapping_sub(since.came);
+        // What ends a connection is sent without waiting.
+        let cannot_tell = now.sent != since.sent || now.bytes - since.bytes > SMALL || !now.is_open;
+        match came {
+            _ if cannot_tell => Some(false),
+            0 | 1 => None,
+            _ => Some(true),
+        }
     }
 }
 
@@ -139,25 +182,34 @@ mod tests {
             ..with(0, 2, 500)
         };
         for (name, now, expected) in [
-            ("nothing yet", SINCE, false),
-            ("one", with(0, 1, 250), false),
-            ("two", with(0, 2, 500), true),
-            ("three", with(0, 3, SMALL - 1), true),
-            ("one was acknowledged", with(1, 2, 500), false),
-            ("one may be full", with(0, 2, SMALL), false),
-            ("the second ended the connection", ended, false),
+            ("nothing yet", SINCE, None),
+            ("one", with(0, 1, 250), None),
+            ("two", with(0, 2, 500), Some(true)),
+            ("three", with(0, 3, SMALL), Some(true)),
+            ("one was acknowledged", with(1, 2, 500), Some(false)),
+            ("one may be full", with(0, 2, SMALL + 1), Some(false)),
+            ("the second ended the connection", ended, Some(false)),
         ] {
-            let mut acks = Acks::default();
-            acks.watch(3, Nanos::ZERO, Some(SINCE));
-            acks.judge(Some(now));
-            assert_eq!(acks.are_put_off(), expected, "{name}");
+            let watch = Watch {
+                serial: 3,
+                since: SINCE,
+                until: Nanos::ZERO,
+            };
+            assert_eq!(watch.judge(Some(now)), expected, "{name}");
         }
     }
 
     #[test]
-    fn where_the_kernel_does_not_tell_nothing_is_put_off() {
+    fn a_server_has_to_show_it_more_than_once_and_is_tried_so_often_only() {
         let mut acks = Acks::default();
-        acks.watch(3, Nanos::ZERO, None);
+        let shown: Vec<_> = (0..SHOWN).map(|_| acks.has_shown()).collect();
+        assert_eq!(shown, [None, None, Some(Change::PutOff)]);
+        let mut acks = Acks::default();
+        for _ in 0..TRIES {
+            assert_eq!(acks.state, State::Unknown);
+            acks.tries += 1;
+            acks.give_up();
+        }
         assert_eq!(acks.state, State::AtOnce);
     }
 }
@@ -167,32 +219,42 @@ mod on_sockets {
     use super::*;
     use crate::stamp::pair::Pair;
 
-    /// Tokens 5 ms apart, read as they come; whether acknowledgements were put off in the end.
-    fn are_put_off(nodelay: bool) -> Option<bool> {
-        const TOKENS: usize = 500;
+    /// Tokens of so many bytes 5 ms apart, read as they come; were acknowledgements put off in the
+    /// end?
+    fn are_put_off(nodelay: bool, bytes: usize) -> Option<bool> {
+        const TOKENS: u32 = 1000;
         let mut pair = Pair::new();
         pair.server.set_nodelay(nodelay).expect("a socket takes it");
         Segments::of(&pair.client)?;
         let mut acks = Acks::default();
         for reads in 0..TOKENS {
-            pair.send(b"token");
+            pair.send(&vec![b'x'; bytes]);
             pair.rest(Nanos(5_000_000));
-            acks.before_read(0, reads as u32, &pair.client);
+            let now = pair.clock.now();
+            acks.before_read(0, reads, &pair.clock, &pair.client);
             if pair.read(Nanos::ZERO).is_ok() {
-                acks.after_read(0, pair.clock.now(), &pair.client);
+                acks.after_read(0, reads + 1, now, &pair.client);
             }
             if matches!(acks.state, State::PutOff | State::AtOnce) {
                 break;
             }
         }
-        Some(acks.are_put_off())
+        assert!(acks.tries <= TRIES);
+        Some(acks.state == State::PutOff)
     }
 
     #[test]
     fn a_server_that_waits_is_told_from_one_that_does_not() {
-        for does_not_wait in [true, false] {
-            match are_put_off(does_not_wait) {
-                Some(found) => assert_eq!(found, does_not_wait),
+        for (nodelay, bytes, expected) in [
+            (true, 5, true),
+            (true, 250, true),
+            (false, 5, false),
+            (false, 250, false),
+            // Large tokens show nothing, so there things stay as they are.
+            (true, 700, false),
+        ] {
+            match are_put_off(nodelay, bytes) {
+                Some(found) => assert_eq!(found, expected, "{nodelay}, {bytes} bytes"),
                 None => println!("skipped: this kernel does not tell"),
             }
         }

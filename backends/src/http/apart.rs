@@ -3,7 +3,7 @@
 //! Of several packets that one read takes, the kernel gives the stamp of the last. While they wait,
 //! it still has that of each, unless it has merged them, so it is asked for the stamp of what ends
 //! an event before all is read. One read is cheaper than several, since the kernel acknowledges
-//! each.
+//! reads.
 //!
 //! Invariants: bytes come out once and in order; where a read is split, ends grow and instants
 //! increase. Where events end is a guess from the bytes there are; a wrong one splits bytes where

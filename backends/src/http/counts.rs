@@ -9,6 +9,8 @@ use hdrhistogram::Histogram;
 
 use crate::clock::Nanos;
 
+use super::acks::Change;
+
 /// Counts of connections and reads.
 #[derive(Debug)]
 pub(super) struct Counts {
@@ -20,7 +22,9 @@ pub(super) struct Counts {
     pub(super) peak: AtomicU64,
     /// Reads that gave bytes.
     pub(super) reads: AtomicU64,
-    /// Some of what came was not acknowledged at once.
+    /// Connections of which some acknowledgements were put off, to see what the server does.
+    pub(super) acks_tried: AtomicU64,
+    /// Acknowledgements are put off where much comes.
     pub(super) acks_put_off: AtomicBool,
     waits: Mutex<Histogram<u64>>,
 }
@@ -34,6 +38,7 @@ impl Default for Counts {
             ahead: AtomicU64::new(0),
             peak: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            acks_tried: AtomicU64::new(0),
             acks_put_off: AtomicBool::new(false),
             waits: Mutex::new(waits),
         }
@@ -44,6 +49,15 @@ impl Counts {
     /// How long the bytes that the kernel stamped had waited for their read, nanoseconds.
     pub(super) fn waits(&self) -> MutexGuard<'_, Histogram<u64>> {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something has become of acknowledgements, or nothing.
+    pub(super) fn acks(&self, change: Option<Change>) {
+        match change {
+            Some(Change::Tried) => drop(self.acks_tried.fetch_add(1, Ordering::Relaxed)),
+            Some(Change::PutOff) => self.acks_put_off.store(true, Ordering::Relaxed),
+            None => {}
+        }
     }
 
     pub(super) fn read(&self, waited: Option<Nanos>) {

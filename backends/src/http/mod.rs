@@ -233,6 +233,22 @@ fn instants(counts: &Counts) -> String {
     )
 }
 
+/// What was done about acknowledgements, if anything was.
+fn acknowledgements(counts: &Counts) -> Option<String> {
+    if counts.acks_put_off.load(Ordering::Relaxed) {
+        let words = "put off to every second segment while much came, since the server does not \
+                     wait for them";
+        return Some(words.into());
+    }
+    match counts.acks_tried.load(Ordering::Relaxed) {
+        0 => None,
+        tried => Some(format!(
+            "at once, but on {tried} connections for up to 0.1 s each, to see whether the server \
+             waits for them"
+        )),
+    }
+}
+
 impl Backend for HttpBackend {
     fn describe(&self) -> SystemInfo {
         let mut info = self.info.clone();
@@ -246,9 +262,8 @@ impl Backend for HttpBackend {
         );
         info.details.insert("connections".into(), connections);
         info.details.insert("instants".into(), instants(counts));
-        if counts.acks_put_off.load(Ordering::Relaxed) {
-            let when = "each second segment only, since the server was seen not to wait for them";
-            info.details.insert("acknowledgements".into(), when.into());
+        if let Some(acks) = acknowledgements(counts) {
+            info.details.insert("acknowledgements".into(), acks);
         }
         info
     }

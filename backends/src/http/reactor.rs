@@ -4,8 +4,8 @@
 //! [`crate::stamp`]); where reading is late, events that wait are told apart (`apart`). Parsing is
 //! done in small slices while no socket is ready, so a burst of answers is not read late because
 //! one of them is being parsed. What nobody waits for is parsed some reads at a time (`backlog`).
-//! Events are handed over when an answer ends, and now and then before, since waking the readers
-//! for every token would take the processor from the sockets; instants are in the events.
+//! Where much comes, the thread rests between reads (`rest`), unless it has to write or to connect,
+//! and has the kernel acknowledge less, if that cannot slow the server (`acks`).
 //!
 //! With TLS a read is stamped before it is decrypted, which is part of parsing; a request is
 //! stamped before it is encrypted.
@@ -21,7 +21,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::time::Duration;
 
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;
@@ -65,6 +66,7 @@ pub(super) const LONGEST_HOLD: Nanos = Nanos(HOLD.0 + 3 * TEND_EVERY.0 + backlog
 const LATE: Nanos = Nanos(5_000_000);
 /// A request that is due so soon is to find a connection.
 const SOON: Nanos = Nanos(20_000_000);
+
 /// A request ready to be written.
 #[derive(Debug)]
 pub(super) struct Outgoing {
@@ -109,8 +111,7 @@ impl Server {
 #[derive(Debug)]
 pub(super) struct Reactor {
     commands: Option<Sender<Command>>,
-    /// End a rest, and a wait for the sockets.
-    wakers: [Waker; 2],
+    waker: Arc<Waker>,
     pub(super) counts: Arc<Counts>,
 }
 
@@ -118,9 +119,8 @@ impl Reactor {
     /// Starts the thread for one server.
     pub(super) fn start(clock: Clock, server: Server) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKE)?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let alarm = Alarm::new(poll.registry(), ALARM, clock.clone())?;
-        let (rest, rouser) = Rest::new(clock.clone())?;
         let (commands, inbox) = channel();
         let counts = Arc::new(Counts::default());
         let sockets = Sockets {
@@ -135,7 +135,8 @@ impl Reactor {
             next_serial: 0,
             backlog: Backlog::default(),
             late: Nanos::ZERO,
-            rest,
+            rest: Rest::default(),
+            unsettled: Vec::new(),
             acks: Acks::default(),
             plain: Vec::new(),
             scratch: vec![0; 64 << 10],
@@ -151,7 +152,7 @@ impl Reactor {
             })?;
         Ok(Self {
             commands: Some(commands),
-            wakers: [rouser, waker],
+            waker,
             counts,
         })
     }
@@ -174,7 +175,7 @@ impl Reactor {
     }
 
     fn wake(&self) {
-        if let Err(error) = self.wakers.iter().try_for_each(Waker::wake) {
+        if let Err(error) = self.waker.wake() {
             tracing::error!(%error, "the thread of the sockets cannot be woken");
         }
     }
@@ -202,6 +203,8 @@ struct Sockets {
     /// How long the bytes of the last read had waited for it.
     late: Nanos,
     rest: Rest,
+    /// Keys of connections that may still be made, or have something to write.
+    unsettled: Vec<usize>,
     acks: Acks,
     /// What one read says, decrypted.
     plain: Vec<u8>,
@@ -239,7 +242,8 @@ impl Sockets {
     fn run(mut self, mut alarm: Alarm, inbox: &Receiver<Command>) {
         let mut events = Events::with_capacity(1024);
         loop {
-            if !self.take_commands(inbox) {
+            let rest = self.rest();
+            if !self.take_commands(inbox, rest) {
                 return;
             }
             let now = self.clock.now();
@@ -254,11 +258,7 @@ impl Sockets {
             } else {
                 self.next_instant()
             };
-            let waited = self
-                .rest
-                .until(now, until)
-                .and_then(|()| alarm.wait(&mut self.poll, &mut events, until));
-            if let Err(error) = waited {
+            if let Err(error) = alarm.wait(&mut self.poll, &mut events, until) {
                 tracing::error!(%error, "the sockets cannot be polled; the client stops");
                 return;
             }
@@ -286,10 +286,32 @@ impl Sockets {
         }
     }
 
-    /// False when nobody is left who could ask for anything.
-    fn take_commands(&mut self, inbox: &Receiver<Command>) -> bool {
+    /// How long to rest from here, if nobody asks for anything.
+    fn rest(&mut self) -> Option<Nanos> {
+        let now = self.clock.now();
+        let until = self.next_instant();
+        let rest = self.rest.length(now, until)?;
+        let connections = &self.connections;
+        let is_unsettled = |key: &usize| {
+            let connection = connections.get(*key);
+            connection.is_some_and(|one| one.state != State::Open || one.link.is_behind())
+        };
+        self.unsettled.retain(is_unsettled);
+        (self.unsettled.is_empty() && !self.backlog.is_due(now)).then_some(rest)
+    }
+
+    /// Waits so long for the first. False when nobody is left who could ask for anything.
+    fn take_commands(&mut self, inbox: &Receiver<Command>, rest: Option<Nanos>) -> bool {
+        let mut next = match rest {
+            Some(Nanos(rest_ns)) => match inbox.recv_timeout(Duration::from_nanos(rest_ns)) {
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Ok(command) => Ok(command),
+            },
+            None => inbox.try_recv(),
+        };
         loop {
-            match inbox.try_recv() {
+            match next {
                 Ok(Command::Send(outgoing)) => {
                     let serial = self.serial();
                     self.due.push(Reverse(Due(outgoing.due, serial, outgoing)));
@@ -298,6 +320,7 @@ impl Sockets {
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
+            next = inbox.try_recv();
         }
     }
 
@@ -376,6 +399,9 @@ impl Sockets {
         connection.begin(at, delivery, events);
         if connection.state == State::Open {
             connection.link.write();
+            if connection.link.is_behind() {
+                self.unsettled.push(key);
+            }
         }
     }
 
@@ -389,6 +415,7 @@ impl Sockets {
         let registry = self.poll.registry();
         registry.register(&mut link.stream, token, both)?;
         entry.insert(Connection::new(link, serial, self.clock.now()));
+        self.unsettled.push(key);
         Ok(key)
     }
 
@@ -472,8 +499,9 @@ impl Sockets {
             let (socket, last) = (&connection.link.stream, connection.last);
             let (stamper, into) = (&mut self.stamper, &mut self.scratch);
             if self.rest.is_worth_it() {
-                self.acks
-                    .before_read(connection.serial, connection.reads, socket);
+                let (serial, reads) = (connection.serial, connection.reads);
+                let changed = self.acks.before_read(serial, reads, &self.clock, socket);
+                self.counts.acks(changed);
             }
             connection.reads += 1;
             let read = if self.late > LATE && !connection.link.is_sealed() {
@@ -508,10 +536,8 @@ impl Sockets {
             if let ReadResult::Bytes(bytes) = &mut what {
                 if self.rest.is_worth_it() {
                     let (serial, socket) = (connection.serial, &connection.link.stream);
-                    self.acks.after_read(serial, at, socket);
-                    if self.acks.are_put_off() {
-                        self.counts.acks_put_off.store(true, Ordering::Relaxed);
-                    }
+                    let changed = self.acks.after_read(serial, connection.reads, at, socket);
+                    self.counts.acks(changed);
                 }
                 more = to_the_end || bytes.len() == self.scratch.len();
                 let all = bytes.len();
