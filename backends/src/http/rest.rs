@@ -4,8 +4,8 @@
 //! machine as well. The kernel stamps what arrives, so where many reads a millisecond are to be
 //! made, they wait for each other.
 //!
-//! Invariants: a rest is no longer than [`REST`] and ends [`EARLY`] before there is something to do.
-//! Within [`WINDOW`] after it stops being worth it, or the kernel stops stamping, there is none.
+//! Invariants: a rest is no longer than [`REST`] and ends [`EARLY`] before there is something to
+//! do. [`WINDOW`] after it stops being worth it, or the kernel stops stamping, there is none.
 //! The price: two packets of one stream that come within a rest have the instant of the second,
 //! and what has no stamp, as the end of a connection, is seen by that much later.
 
