@@ -104,19 +104,18 @@ impl Acks {
             // Nothing comes on that one any more.
             State::Watching(watch) if now > watch.until.plus(PATIENCE) => self.give_up(),
             State::Unknown if reads >= UNDER_WAY => {
-                let until = now.plus(PATIENCE);
-                let watch = |since| Watch {
+                let Some(since) = Segments::of(socket) else {
+                    self.state = State::AtOnce;
+                    return None;
+                };
+                self.state = State::Watching(Watch {
                     serial,
                     since,
-                    until,
-                };
-                let since = Segments::of(socket);
-                self.state = since.map_or(State::AtOnce, |since| State::Watching(watch(since)));
-                if since.is_some() {
-                    put_off_acknowledgements(socket);
-                    self.tries += 1;
-                    return Some(Change::Tried);
-                }
+                    until: now.plus(PATIENCE),
+                });
+                put_off_acknowledgements(socket);
+                self.tries += 1;
+                return Some(Change::Tried);
             }
             _ => {}
         }

@@ -288,15 +288,16 @@ impl Sockets {
 
     /// How long to rest from here, if nobody asks for anything.
     fn rest(&mut self) -> Option<Nanos> {
-        let now = self.clock.now();
-        let until = self.next_instant();
-        let rest = self.rest.length(now, until)?;
         let connections = &self.connections;
         let is_unsettled = |key: &usize| {
             let connection = connections.get(*key);
             connection.is_some_and(|one| one.state != State::Open || one.link.is_behind())
         };
+        // Whether or not there is a rest: the list is not to grow.
         self.unsettled.retain(is_unsettled);
+        let now = self.clock.now();
+        let until = self.next_instant();
+        let rest = self.rest.length(now, until)?;
         (self.unsettled.is_empty() && !self.backlog.is_due(now)).then_some(rest)
     }
 

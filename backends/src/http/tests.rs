@@ -17,12 +17,7 @@ fn serve(parts: Vec<Vec<u8>>) -> String {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
-            let mut seen = Vec::new();
-            let mut buffer = [0; 4096];
-            while !request_is_complete(&seen) {
-                let count = stream.read(&mut buffer).expect("a request");
-                seen.extend_from_slice(&buffer[..count]);
-            }
+            read_request(&mut stream).expect("a request");
             for part in &parts {
                 stream.write_all(part).expect("the client listens");
                 stream.flush().expect("the client listens");
@@ -43,6 +38,18 @@ fn pause_us(us: u64) {
 
 fn pause(ms: u64) {
     pause_us(1000 * ms);
+}
+
+fn read_request(stream: &mut std::net::TcpStream) -> std::io::Result<()> {
+    let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+    while !request_is_complete(&seen) {
+        let count = stream.read(&mut buffer)?;
+        if count == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        seen.extend_from_slice(&buffer[..count]);
+    }
+    Ok(())
 }
 
 fn request_is_complete(seen: &[u8]) -> bool {
@@ -139,14 +146,7 @@ fn serve_slowly(tokens: &'static [usize]) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let answer = move |stream: &mut std::net::TcpStream, tokens: usize| -> std::io::Result<()> {
-        let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
-        while !request_is_complete(&seen) {
-            let count = stream.read(&mut buffer)?;
-            if count == 0 {
-                return Err(std::io::ErrorKind::UnexpectedEof.into());
-            }
-            seen.extend_from_slice(&buffer[..count]);
-        }
+        read_request(stream)?;
         let head = HEAD.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n");
         stream.write_all(head.as_bytes())?;
         let mut chunk = |text: &str| stream.write_all(&chunked(text));
@@ -427,11 +427,7 @@ fn serve_for_ever() -> String {
             let mut stream = stream.expect("a connection");
             stream.set_nodelay(true).expect("a socket takes it");
             std::thread::spawn(move || -> std::io::Result<()> {
-                let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
-                while !request_is_complete(&seen) {
-                    let count = stream.read(&mut buffer)?;
-                    seen.extend_from_slice(&buffer[..count]);
-                }
+                read_request(&mut stream)?;
                 stream.write_all(HEAD.as_bytes())?;
                 for token in 0_u64.. {
                     let content =
