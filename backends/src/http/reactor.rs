@@ -28,6 +28,7 @@ use mio::event::Event as Readiness;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
+use smallvec::SmallVec;
 use tokio::sync::mpsc;
 
 use crate::alarm::Alarm;
@@ -54,6 +55,8 @@ const FIRST_CONNECTION: usize = 2;
 const SEND_SLICE: usize = 32;
 /// Reads, or pieces of parsing, between two looks at what is to be sent.
 const WORK_SLICE: usize = 16;
+/// Connections that are looked at in one go, whether they have been made.
+const SETTLE_SLICE: usize = 8;
 /// Connections that are looked after in one go.
 const TEND_SLICE: usize = 32;
 /// All connections are looked after once in this time, or in twice this time where nothing comes
@@ -123,27 +126,7 @@ impl Reactor {
         let alarm = Alarm::new(poll.registry(), ALARM, clock.clone())?;
         let (commands, inbox) = channel();
         let counts = Arc::new(Counts::default());
-        let sockets = Sockets {
-            poll,
-            stamper: Stamper::new(clock.clone()),
-            clock,
-            server,
-            counts: Arc::clone(&counts),
-            connections: Slab::new(),
-            idle: Vec::new(),
-            due: BinaryHeap::new(),
-            next_serial: 0,
-            backlog: Backlog::default(),
-            late: Nanos::ZERO,
-            rest: Rest::default(),
-            unsettled: Vec::new(),
-            acks: Acks::default(),
-            plain: Vec::new(),
-            scratch: vec![0; 64 << 10],
-            tend_next: 0,
-            tend_at: Nanos::ZERO,
-            tend_by: Nanos::ZERO,
-        };
+        let sockets = Sockets::new(poll, clock, server, Arc::clone(&counts));
         std::thread::Builder::new()
             .name("sockets".into())
             .spawn(move || {
@@ -239,6 +222,30 @@ impl Ord for Due {
 }
 
 impl Sockets {
+    fn new(poll: Poll, clock: Clock, server: Server, counts: Arc<Counts>) -> Self {
+        Self {
+            poll,
+            stamper: Stamper::new(clock.clone()),
+            clock,
+            server,
+            counts,
+            connections: Slab::new(),
+            idle: Vec::new(),
+            due: BinaryHeap::new(),
+            next_serial: 0,
+            backlog: Backlog::default(),
+            late: Nanos::ZERO,
+            rest: Rest::default(),
+            unsettled: Vec::new(),
+            acks: Acks::default(),
+            plain: Vec::new(),
+            scratch: vec![0; 64 << 10],
+            tend_next: 0,
+            tend_at: Nanos::ZERO,
+            tend_by: Nanos::ZERO,
+        }
+    }
+
     fn run(mut self, mut alarm: Alarm, inbox: &Receiver<Command>) {
         let mut events = Events::with_capacity(1024);
         loop {
@@ -345,10 +352,26 @@ impl Sockets {
     }
 
     /// After each slice of other work: a request cannot be stamped by the kernel, and has to go out
-    /// at its instant.
+    /// at its instant, or as soon as its connection has been made.
     fn send_between(&mut self, done: usize) {
         if done % WORK_SLICE == WORK_SLICE - 1 {
+            self.settle();
             self.send_due(self.clock.now());
+        }
+    }
+
+    /// Looks whether connections for which requests wait have been made. That they are ready to be
+    /// written to is told only after all that came before.
+    fn settle(&mut self) {
+        let connections = &self.connections;
+        let is_waited_for = |key: &usize| {
+            let connection = connections.get(*key);
+            connection.is_some_and(|one| one.state == State::Connecting && one.request.is_some())
+        };
+        let keys = self.unsettled.iter().copied().filter(is_waited_for);
+        let keys: SmallVec<[usize; SETTLE_SLICE]> = keys.take(SETTLE_SLICE).collect();
+        for key in keys {
+            self.go_on_connecting(key);
         }
     }
 
@@ -430,13 +453,8 @@ impl Sockets {
             return;
         };
         if connection.state == State::Connecting {
-            match connection.link.is_connected() {
-                Ok(false) => return,
-                Ok(true) => self.connected(key),
-                Err(error) => {
-                    self.refused(key, &error);
-                    return;
-                }
+            if !self.go_on_connecting(key) {
+                return;
             }
         } else if ready.is_writable() {
             connection.link.write();
@@ -444,6 +462,22 @@ impl Sockets {
         if ready.is_readable() || ready.is_read_closed() || ready.is_error() {
             self.read(key, ready.is_read_closed() || ready.is_error());
         }
+    }
+
+    /// True when a connection has been made.
+    fn go_on_connecting(&mut self, key: usize) -> bool {
+        let Some(connection) = self.connections.get_mut(key) else {
+            return false;
+        };
+        match connection.link.is_connected() {
+            Ok(true) => self.connected(key),
+            Ok(false) => return false,
+            Err(error) => {
+                self.refused(key, &error);
+                return false;
+            }
+        }
+        true
     }
 
     fn connected(&mut self, key: usize) {
@@ -655,5 +689,85 @@ impl Sockets {
                 return;
             }
         }
+    }
+}
+
+// Elsewhere a connection to the same machine may take a moment.
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Read as _;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Requests to go out at once, and the sockets for them.
+    fn start(requests: usize) -> (Sockets, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let server = Server {
+            address: listener.local_addr().expect("it is bound"),
+            tls: None,
+        };
+        let poll = Poll::new().expect("it can be polled");
+        let mut sockets = Sockets::new(poll, Clock::wall(), server, Arc::default());
+        for _ in 0..requests {
+            sockets.start(Outgoing {
+                due: Nanos::ZERO,
+                delivery: Delivery::Lazy,
+                bytes: b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+                events: mpsc::unbounded_channel().0,
+            });
+        }
+        (sockets, listener)
+    }
+
+    fn open(sockets: &Sockets) -> usize {
+        let states = sockets.connections.iter().map(|(_, one)| one.state);
+        states.filter(|&state| state == State::Open).count()
+    }
+
+    #[test]
+    fn a_request_goes_out_once_its_connection_is_made_without_a_look_at_all_sockets() {
+        let (mut sockets, listener) = start(SETTLE_SLICE + 1);
+        sockets.warm(SETTLE_SLICE + 3);
+        assert_eq!(open(&sockets), 0);
+        for done in 0..WORK_SLICE - 1 {
+            sockets.send_between(done);
+        }
+        assert_eq!(open(&sockets), 0, "not in the midst of a slice");
+        sockets.send_between(WORK_SLICE - 1);
+        assert_eq!(open(&sockets), SETTLE_SLICE, "so many at a time");
+        sockets.settle();
+        sockets.settle();
+        assert_eq!(
+            open(&sockets),
+            SETTLE_SLICE + 1,
+            "none that nobody waits for"
+        );
+        let (mut first, _) = listener.accept().expect("a connection");
+        let mut request = [0; 18];
+        first.read_exact(&mut request).expect("a whole request");
+        assert_eq!(&request, b"GET / HTTP/1.1\r\n\r\n");
+    }
+
+    #[test]
+    fn a_connection_that_is_refused_is_given_up() {
+        let (mut sockets, listener) = start(0);
+        drop(listener);
+        let (events, mut received) = mpsc::unbounded_channel();
+        sockets.start(Outgoing {
+            due: Nanos::ZERO,
+            delivery: Delivery::Lazy,
+            bytes: Vec::new(),
+            events,
+        });
+        sockets.settle();
+        assert!(sockets.connections.is_empty());
+        let kinds = std::iter::from_fn(|| received.try_recv().ok()).map(|event| event.kind);
+        let failed = kinds.last();
+        let is_refused = |failure: &Failure| failure.cause == FailureCause::Connect;
+        assert!(
+            matches!(&failed, Some(EventKind::Failed(failure)) if is_refused(failure)),
+            "{failed:?}"
+        );
     }
 }
