@@ -143,7 +143,8 @@ pub(super) fn judgement(load: Load, floor: &[Run], client: &[Run]) -> String {
                 [client, floor].map(|runs| median(runs, |run| run.off_ms(metric, figure)));
             let text = format!("{} ({})", shown(ours, 2), shown(floors, 2));
             // Where there are too few values there is no figure to be wrong.
-            judged(text, ours.is_nan() || ours <= most(floors))
+            let neither = ours.is_nan() && floors.is_nan();
+            judged(text, neither || ours <= most(floors))
         });
         each.join(", ")
     };
