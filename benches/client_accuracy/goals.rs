@@ -6,6 +6,7 @@
 use anyhow::{Result, ensure};
 use reports::preflight::{FigureError, Preflight, Spread};
 use reports::schema::Metric;
+use reports::stats;
 
 use super::Load;
 
@@ -16,6 +17,9 @@ pub(super) struct Run {
     pub(super) achieved: f64,
     pub(super) cpu_ms_per_1000: f64,
 }
+
+/// As it was reported, as it was, or the difference.
+type OfFigure = fn(FigureError) -> f64;
 
 const METRICS: [(Metric, &str); 3] = [
     (Metric::Ttft, "TTFT"),
@@ -32,13 +36,10 @@ const CPU_TIMES: f64 = 2.0;
 const ACHIEVED: f64 = 0.99;
 
 impl Run {
-    /// By how much a figure that was reported is off the truth; not a number where there are too
-    /// few values.
-    fn off_ms(&self, metric: Metric, figure: &str) -> f64 {
-        let error = self.against.errors[&metric].get(figure);
-        error.map_or(f64::NAN, |error| {
-            (error.reported_s - error.true_s).abs() * 1e3
-        })
+    /// Of a figure what is asked for, in milliseconds; not a number where there are too few values.
+    fn ms(&self, metric: Metric, figure: &str, of: OfFigure) -> f64 {
+        let found = self.against.errors[&metric].get(figure);
+        found.map_or(f64::NAN, |&found| of(found) * 1e3)
     }
 
     /// Was there such a load? Asked of a run of the floor, since it is the least a client can do:
@@ -47,16 +48,15 @@ impl Run {
     pub(super) fn was_carried(&self) -> bool {
         let mut off = METRICS
             .iter()
-            .map(|&(metric, _)| self.off_ms(metric, "p50"));
+            .map(|&(metric, _)| self.ms(metric, "p50", FigureError::error_s));
         self.achieved >= ACHIEVED && !off.any(|ms| ms > P50_OFF_MS)
     }
 }
 
 /// Of the values of all runs.
 fn median(runs: &[Run], value: impl Fn(&Run) -> f64) -> f64 {
-    let mut values: Vec<f64> = runs.iter().map(value).collect();
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    let values: Vec<f64> = runs.iter().map(value).collect();
+    stats::median(&values)
 }
 
 /// A dash for what there is not.
@@ -76,22 +76,13 @@ server late p50/p99 µs | CPU ms/1000 tokens |
 /// Medians over the runs.
 pub(super) fn row(client: &str, load: Load, runs: &[Run]) -> String {
     let ms = |(metric, _)| {
-        let figure = |figure: &'static str, reported: bool| {
-            median(runs, |run| {
-                let seconds = match run.against.errors[&metric].get(figure) {
-                    Some(error) if reported => error.reported_s,
-                    Some(error) => error.true_s,
-                    // Too few values.
-                    None => f64::NAN,
-                };
-                seconds * 1e3
-            })
+        let both = |of: OfFigure| {
+            let figures =
+                ["p50", "p99"].map(|figure| median(runs, |run| run.ms(metric, figure, of)));
+            figures.map(|ms| shown(ms, 2)).join("/")
         };
-        let both = |reported| {
-            let (p50, p99) = (figure("p50", reported), figure("p99", reported));
-            format!("{}/{}", shown(p50, 2), shown(p99, 2))
-        };
-        format!("{} | {}", both(true), both(false))
+        let reported = both(|figure| figure.reported_s);
+        format!("{reported} | {}", both(|figure| figure.true_s))
     };
     let us = |spread: fn(&Run) -> Spread| {
         let p50 = median(runs, |run| spread(run).p50 * 1e6);
@@ -139,8 +130,8 @@ pub(super) fn judgement(load: Load, floor: &[Run], client: &[Run]) -> String {
     let receive = receive.map(|(times, most)| judged(format!("{times:.3}"), times <= most));
     let mut off = |figure, most: fn(f64) -> f64| {
         let each = METRICS.map(|(metric, _)| {
-            let [ours, floors] =
-                [client, floor].map(|runs| median(runs, |run| run.off_ms(metric, figure)));
+            let off = |run: &Run| run.ms(metric, figure, FigureError::error_s);
+            let [ours, floors] = [client, floor].map(|runs| median(runs, off));
             let text = format!("{} ({})", shown(ours, 2), shown(floors, 2));
             // Where there are too few values there is no figure to be wrong.
             let neither = ours.is_nan() && floors.is_nan();

@@ -172,11 +172,16 @@ type Runs = [Vec<Run>; CLIENTS.len()];
 fn take_turns(options: &Options, load: Load, folder: &Path) -> Result<(Runs, Runs)> {
     let [mut counted, mut void] = [Runs::default(), Runs::default()];
     while counted[0].len() < options.repeat && void[0].len() < MOST_VOID * options.repeat {
-        let turn = CLIENTS.map(|(_, client)| measure(options, load, folder, client));
-        let carried = matches!(&turn[0], Ok(floor) if floor.was_carried());
-        let runs = if carried { &mut counted } else { &mut void };
+        let turn = CLIENTS.iter();
+        let turn = turn.map(|(_, client)| measure(options, load, folder, *client));
+        let turn: Vec<Run> = turn.collect::<Result<_>>()?;
+        let runs = if turn[0].was_carried() {
+            &mut counted
+        } else {
+            &mut void
+        };
         for (runs, run) in runs.iter_mut().zip(turn) {
-            runs.push(run?);
+            runs.push(run);
         }
     }
     Ok((counted, void))

@@ -124,6 +124,16 @@ pub fn nearest_rank<T: Copy>(sorted: &[T], quantile: Quantile) -> Option<T> {
     sorted.get(rank as usize - 1).copied()
 }
 
+/// The middle value, or between the two middle ones; not a number when there is none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        count => f64::midpoint(sorted[(count - 1) / 2], sorted[count / 2]),
+    }
+}
+
 /// How many blocks a window is cut into; `None` when it is too short for any interval.
 pub fn block_count(window_s: f64) -> Option<usize> {
     let blocks = (window_s / BLOCK_S).floor() as usize;

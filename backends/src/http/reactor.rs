@@ -702,24 +702,30 @@ mod tests {
 
     use super::*;
 
-    /// Requests to go out at once, and the sockets for them.
-    fn start(requests: usize) -> (Sockets, TcpListener) {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+
+    /// Sockets for a server, and the server.
+    fn sockets() -> (Sockets, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let server = Server {
             address: listener.local_addr().expect("it is bound"),
             tls: None,
         };
         let poll = Poll::new().expect("it can be polled");
-        let mut sockets = Sockets::new(poll, Clock::wall(), server, Arc::default());
-        for _ in 0..requests {
-            sockets.start(Outgoing {
-                due: Nanos::ZERO,
-                delivery: Delivery::Lazy,
-                bytes: b"GET / HTTP/1.1\r\n\r\n".to_vec(),
-                events: mpsc::unbounded_channel().0,
-            });
-        }
+        let sockets = Sockets::new(poll, Clock::wall(), server, Arc::default());
         (sockets, listener)
+    }
+
+    /// Starts a request; its events.
+    fn ask(sockets: &mut Sockets) -> mpsc::UnboundedReceiver<Event> {
+        let (events, received) = mpsc::unbounded_channel();
+        sockets.start(Outgoing {
+            due: Nanos::ZERO,
+            delivery: Delivery::Lazy,
+            bytes: REQUEST.to_vec(),
+            events,
+        });
+        received
     }
 
     fn open(sockets: &Sockets) -> usize {
@@ -729,7 +735,10 @@ mod tests {
 
     #[test]
     fn a_request_goes_out_once_its_connection_is_made_without_a_look_at_all_sockets() {
-        let (mut sockets, listener) = start(SETTLE_SLICE + 1);
+        let (mut sockets, listener) = sockets();
+        for _ in 0..=SETTLE_SLICE {
+            ask(&mut sockets);
+        }
         sockets.warm(SETTLE_SLICE + 3);
         assert_eq!(open(&sockets), 0);
         for done in 0..WORK_SLICE - 1 {
@@ -746,22 +755,16 @@ mod tests {
         let made = sockets.counts.made.load(Ordering::Relaxed);
         assert_eq!(made, wanted as u64, "each once, though one is listed twice");
         let (mut first, _) = listener.accept().expect("a connection");
-        let mut request = [0; 18];
+        let mut request = [0; REQUEST.len()];
         first.read_exact(&mut request).expect("a whole request");
-        assert_eq!(&request, b"GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(request, REQUEST);
     }
 
     #[test]
     fn a_connection_that_is_refused_is_given_up() {
-        let (mut sockets, listener) = start(0);
+        let (mut sockets, listener) = sockets();
         drop(listener);
-        let (events, mut received) = mpsc::unbounded_channel();
-        sockets.start(Outgoing {
-            due: Nanos::ZERO,
-            delivery: Delivery::Lazy,
-            bytes: Vec::new(),
-            events,
-        });
+        let mut received = ask(&mut sockets);
         sockets.settle();
         assert!(sockets.connections.is_empty());
         let kinds = std::iter::from_fn(|| received.try_recv().ok()).map(|event| event.kind);

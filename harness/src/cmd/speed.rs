@@ -14,6 +14,7 @@ use models::{
     MachineProbe, ModelSource, Operation, Profile, SequenceStep, TensorCache, TensorDevice,
     TensorLlama, Threads, WeightsDtype, probe,
 };
+use reports::stats::median;
 use serde::Serialize;
 
 use super::{Ending, note, print, print_json};
@@ -597,15 +598,4 @@ fn table(name: &str, shares: &[Share]) -> String {
         )]);
     }
     text
-}
-
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        sorted[middle]
-    } else {
-        f64::midpoint(sorted[middle - 1], sorted[middle])
-    }
 }

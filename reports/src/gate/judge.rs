@@ -5,6 +5,7 @@
 
 use super::report::{MetricResult, Verdict};
 use super::shift::{Shift, paired, unpaired};
+use crate::stats::median;
 
 /// What counts as a difference.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -259,13 +260,4 @@ fn holm(p: &[f64]) -> Vec<f64> {
         corrected[index] = largest;
     }
     corrected
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        count => f64::midpoint(sorted[(count - 1) / 2], sorted[count / 2]),
-    }
 }

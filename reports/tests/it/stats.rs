@@ -5,7 +5,8 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use reports::histogram::SparseCounts;
 use reports::stats::{
-    LatencyBlock, Quantile, RateBlock, block_count, latency_intervals, nearest_rank, rate_interval,
+    LatencyBlock, Quantile, RateBlock, block_count, latency_intervals, median, nearest_rank,
+    rate_interval,
 };
 
 /// Expected values are `numpy.quantile(x, q, method="inverted_cdf")` of
@@ -152,4 +153,19 @@ proptest! {
             prop_assert_eq!(counts.value_at(quantile), Some(highest));
         }
     }
+}
+
+#[test]
+fn a_median_is_the_middle_or_between_the_two_in_the_middle() {
+    let cases: [(&[f64], f64); 4] = [
+        (&[3.0], 3.0),
+        (&[9.0, 1.0], 5.0),
+        (&[9.0, 1.0, 2.0], 2.0),
+        (&[4.0, 9.0, 1.0, 2.0], 3.0),
+    ];
+    for (values, expected) in cases {
+        let found = median(values);
+        assert!((found - expected).abs() < 1e-12, "{values:?}: {found}");
+    }
+    assert!(median(&[]).is_nan());
 }
